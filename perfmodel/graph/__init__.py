@@ -1,0 +1,24 @@
+"""The captured training step: torch-free graph, counting, folding, storing."""
+
+from perfmodel.graph.count import CONVENTIONS, Coverage
+from perfmodel.graph.fold import fold, unfold, with_depth
+from perfmodel.graph.ir import PHASES, ROLES, Block, Graph, Op, Ref, Storage
+from perfmodel.graph.store import content_hash, load_graph, save_graph
+
+__all__ = [
+    "CONVENTIONS",
+    "PHASES",
+    "ROLES",
+    "Block",
+    "Coverage",
+    "Graph",
+    "Op",
+    "Ref",
+    "Storage",
+    "content_hash",
+    "fold",
+    "load_graph",
+    "save_graph",
+    "unfold",
+    "with_depth",
+]

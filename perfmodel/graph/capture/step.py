@@ -1,0 +1,410 @@
+"""Run a real training step on fake tensors, under the recorder's eyes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from perfmodel.errors import CaptureError, PerfModelError, ShapeError, UnknownNameError
+from perfmodel.graph.capture.attention import as_on_cpu, as_one_op
+from perfmodel.graph.capture.lower import lower
+from perfmodel.graph.capture.recorder import Recorder
+from perfmodel.graph.capture.symbolic import SymbolTable
+from perfmodel.graph.ir import Graph
+
+__all__ = ["OPTIMIZERS", "OptimizerLike", "capture_module", "capture_forward"]
+
+#: torch.optim optimizers by name, one kernel a tensor and operation: what a
+#: captured step holds. Foreach and fused kernels are the runtime's business.
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, foreach=False, fused=False),
+    "adam": lambda parameters: torch.optim.Adam(parameters, foreach=False, fused=False),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, foreach=False, fused=False),
+    "sgd-momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, foreach=False, fused=False),
+}
+
+OptimizerLike = str | Callable[[Any], torch.optim.Optimizer] | None
+Progress = Callable[[str], None]
+
+
+def capture_module(
+    module: torch.nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    optimizer: OptimizerLike,
+    dynamic_shapes: Any = None,
+    name: str | None = None,
+    meta: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, tuple[tuple[int | str, ...], str]] | None = None,
+    hints: Mapping[str, int] | None = None,
+    dispatch: str = "neutral",
+    progress: Progress | None = None,
+) -> Graph:
+    """Capture one training step of ``module``: forward, backward, optimizer.
+
+    Nothing is computed and no memory is taken for weights: parameters and
+    inputs are replaced by fake tensors while the step runs, and put back
+    afterwards. The module runs in the mode (training or evaluation) it is in.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Returns a scalar loss, or something that has one as ``.loss``,
+        ``["loss"]`` or first element.
+    args, kwargs
+        Example inputs of the call; tensors are used for their shape and type only.
+    optimizer : str, callable or None
+        ``"adamw"``, ``"adam"``, ``"sgd"``, ``"sgd-momentum"``; or a factory
+        that takes the parameters and returns a ``torch.optim.Optimizer``; or
+        ``None`` for a step without one.
+    dynamic_shapes : optional
+        Which input dimensions are symbols, as in ``torch.export``: for each
+        input ``{dimension: name}``, e.g. ``({0: "batch", 1: "seq"}, {0: "batch"})``;
+        a mapping by name for ``kwargs``. Without it every size is fixed.
+    name : str, optional
+        What to call the graph; the class of the module by default.
+    meta : mapping, optional
+        Kept in the graph's ``meta``.
+    inputs, hints : mappings, optional
+        Instead of example tensors: ``kwargs`` described as
+        ``{name: (shape with symbol names, dtype)}``, and the symbols' values.
+    dispatch : {"neutral", "cpu"}
+        Record attention and dropout as one op each, or what PyTorch runs for them on this CPU.
+    progress : callable, optional
+        Called with the name of each phase as it begins.
+
+    Returns
+    -------
+    Graph
+        Flat: every layer is spelled out. :func:`perfmodel.graph.fold.fold` folds it.
+
+    Raises
+    ------
+    CaptureError
+        No loss, no trainable parameter in it, an op that needs real data, or
+        the module's own error (with the module's path).
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise CaptureError(
+            f"capture takes an nn.Module or a model name, not {type(module).__name__}; wrap a function in a module whose "
+            "forward returns the loss"
+        )
+    kwargs = dict(kwargs or {})
+    placed = _Shapes.of(args, kwargs, dynamic_shapes)
+    symbols = SymbolTable({**placed.hints, **(hints or {})})
+    recorder = Recorder(module, symbols)
+    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=symbols.shape_env)
+    say = progress or (lambda _phase: None)
+    with _fakes_in(module, fake) as trainable:
+        with fake:
+            call_args, call_kwargs = placed.tensors(symbols)
+            for key, (shape, dtype) in (inputs or {}).items():
+                sizes = [symbols.sizes[size] if isinstance(size, str) else size for size in shape]
+                call_kwargs[key] = torch.zeros(sizes, dtype=getattr(torch, dtype))
+        _declare_resident(recorder, module, call_args, call_kwargs)
+        kernels = as_one_op() if dispatch == "neutral" else as_on_cpu()
+        with enable_python_dispatcher(), fake, recorder.modules_named(), kernels:
+            _run_step(recorder, module, call_args, call_kwargs, optimizer, trainable, say)
+    details = {
+        "torch": importlib.metadata.version("torch"),
+        "optimizer": optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", None) if optimizer else None,
+        "training": module.training,
+        "dispatch": dispatch,
+        **(meta or {}),
+    }
+    say("lower")
+    return lower(
+        recorder,
+        name=name or type(module).__name__,
+        stacks=_stacks(module),
+        bindings={**placed.hints, **(hints or {})},
+        meta=details,
+    )
+
+
+def capture_forward(graph_module: torch.fx.GraphModule, example_inputs: Sequence[Any], *, name: str | None = None) -> Graph:
+    """Record a :class:`torch.fx.GraphModule` that the user made.
+
+    The graph is run as it stands (``symbolic_trace``, ``torch.export(...).module()``,
+    ``make_fx``: a joint graph brings its own backward). If its result is a
+    scalar that depends on trainable parameters, backward is recorded too.
+
+    Parameters
+    ----------
+    graph_module : torch.fx.GraphModule
+    example_inputs : sequence
+        Arguments of the call; tensors are used for their shape and type only.
+
+    Raises
+    ------
+    CaptureError
+        If it isn't a graph module or doesn't run on these inputs.
+    """
+    if not isinstance(graph_module, torch.fx.GraphModule):
+        raise CaptureError(
+            f"from_fx takes a torch.fx.GraphModule, not {type(graph_module).__name__}; for a module use perfmodel.capture, "
+            "for an ExportedProgram pass its .module()"
+        )
+    symbols = SymbolTable({})
+    recorder = Recorder(graph_module, symbols)
+    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=symbols.shape_env)
+    placed = _Shapes.of(example_inputs, {}, None)
+    with _fakes_in(graph_module, fake):
+        with fake:
+            args, _ = placed.tensors(symbols)
+        _declare_resident(recorder, graph_module, args, {})
+        with enable_python_dispatcher(), fake, as_one_op(), _attributes_fake(graph_module, fake):
+            with _readable_errors(recorder):
+                recorder.phase = "forward"
+                with recorder:
+                    result = _NamingInterpreter(graph_module, recorder).run(*args)
+                    if isinstance(result, torch.Tensor) and result.numel() == 1 and result.requires_grad:
+                        recorder.phase = "backward"
+                        result.backward()
+                recorder.phase = "done"
+                del result, args
+    return lower(
+        recorder,
+        name=name or type(graph_module).__name__,
+        stacks=_stacks(graph_module),
+        bindings={},
+        meta={"torch": importlib.metadata.version("torch"), "optimizer": None, "training": graph_module.training},
+    )
+
+
+class _NamingInterpreter(torch.fx.Interpreter):
+    """Runs a graph and tells the recorder which module each node came from."""
+
+    def __init__(self, graph_module: torch.fx.GraphModule, recorder: Recorder) -> None:
+        super().__init__(graph_module)
+        self._recorder = recorder
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        stack = n.meta.get("nn_module_stack")
+        if stack:
+            path = str(list(stack.values())[-1][0])
+        else:
+            path = n.target if n.op == "call_module" else n.name
+        with self._recorder.inside(str(path)):
+            return super().run_node(n)
+
+
+def _run_step(
+    recorder: Recorder,
+    module: torch.nn.Module,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    optimizer: OptimizerLike,
+    trainable: list[torch.nn.Parameter],
+    say: Progress,
+) -> None:
+    """Forward, backward, two optimizer steps (the first makes its state), release."""
+    names = WeakIdKeyDictionary({p: n for n, p in module.named_parameters()})
+    with _readable_errors(recorder), recorder:
+        say("forward")
+        recorder.phase = "forward"
+        result = module(*args, **kwargs)
+        loss = _find_loss(result, module)
+        say("backward")
+        recorder.phase = "backward"
+        loss.backward()
+        for parameter in trainable:
+            if parameter.grad is not None:
+                recorder.own(parameter.grad, "gradient", f"{names[parameter]}.grad", recorder.owner(parameter))
+        if optimizer is not None:
+            say("optimizer")
+            stepper = _make_optimizer(optimizer, trainable)
+            for recorder.phase in ("first optimizer", "optimizer"):
+                stepper.step()
+                for parameter, state in stepper.state.items():
+                    for key, value in state.items():
+                        if isinstance(value, torch.Tensor):
+                            recorder.own(value, "optimizer", f"{names[parameter]}.{key}", recorder.owner(parameter))
+        recorder.phase = "release"
+        for parameter in trainable:
+            recorder.release(parameter)
+        del result, loss
+        recorder.phase = "done"
+
+def _make_optimizer(optimizer: OptimizerLike, trainable: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise CaptureError(
+            f"the optimizer must be a factory, not an instance that holds other parameters; write "
+            f"optimizer=lambda parameters: torch.optim.{type(optimizer).__name__}(parameters, …)"
+        )
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", optimizer, OPTIMIZERS, "or pass a factory that takes the parameters")
+        return OPTIMIZERS[optimizer](trainable)
+    made = optimizer(trainable) if callable(optimizer) else None
+    if not isinstance(made, torch.optim.Optimizer):
+        raise CaptureError(
+            f"the optimizer factory returned {type(made).__name__}, not a torch.optim.Optimizer; pass a name "
+            f"({', '.join(sorted(OPTIMIZERS))}) or a function of the parameters that returns one"
+        )
+    return made
+
+
+def _find_loss(result: Any, module: torch.nn.Module) -> torch.Tensor:
+    loss = getattr(result, "loss", None)
+    if loss is None and isinstance(result, Mapping):
+        loss = result.get("loss")
+    if loss is None and isinstance(result, (tuple, list)) and result:
+        loss = result[0]
+    if loss is None:
+        loss = result
+    name = type(module).__name__
+    cure = "return the loss from forward, or wrap the module in one that computes it"
+    if not isinstance(loss, torch.Tensor):
+        raise CaptureError(f"{name} has no loss: it returned {type(result).__name__}; {cure}")
+    if loss.dim() > 1 or any(not isinstance(size, int) or size != 1 for size in loss.shape):
+        shape = tuple(str(size) for size in loss.shape)
+        raise CaptureError(f"{name} has no loss: it returned a tensor of shape ({', '.join(shape)}), not a scalar; {cure}")
+    if not loss.requires_grad:
+        raise CaptureError(f"the loss of {name} depends on no trainable parameter; unfreeze one, or check for no_grad()")
+    return loss
+
+
+def _declare_resident(recorder: Recorder, module: torch.nn.Module, args: list[Any], kwargs: dict[str, Any]) -> None:
+    for path, part in module.named_modules():
+        prefix = f"{path}." if path else ""
+        for name, parameter in part.named_parameters(recurse=False):
+            recorder.own(parameter, "parameter", prefix + name, path)
+        for name, buffer in part.named_buffers(recurse=False):
+            recorder.own(buffer, "buffer", prefix + name, path)
+    for index, value in enumerate(torch.utils._pytree.tree_leaves((args, kwargs))):
+        if isinstance(value, torch.Tensor):
+            recorder.own(value, "input", f"input.{index}", "")
+
+
+@contextlib.contextmanager
+def _fakes_in(module: torch.nn.Module, fake: FakeTensorMode) -> Iterator[list[torch.nn.Parameter]]:
+    """Put fake tensors in the place of parameters and buffers; yields the trainable ones; puts all back."""
+    memo = WeakIdKeyDictionary()
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor not in memo:
+            with fake:
+                made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+            if isinstance(tensor, torch.nn.Parameter):
+                made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
+            memo[tensor] = made
+        return memo[tensor]  # type: ignore[no-any-return]
+
+    try:
+        for part in module.modules():
+            for table in (part._parameters, part._buffers):
+                for name, tensor in list(table.items()):
+                    if tensor is not None:
+                        kept.append((table, name, tensor))
+                        table[name] = stand_in(tensor)
+        yield [parameter for parameter in module.parameters() if parameter.requires_grad]
+    finally:
+        for table, name, tensor in kept:
+            table[name] = tensor
+
+
+@contextlib.contextmanager
+def _attributes_fake(module: torch.nn.Module, fake: FakeTensorMode) -> Iterator[None]:
+    """The same for tensors that a graph module holds as plain attributes (make_fx constants)."""
+    kept = [(part, key, value) for part in module.modules() for key, value in vars(part).items() if isinstance(value, torch.Tensor)]
+    try:
+        for part, key, value in kept:
+            if not isinstance(value, FakeTensor):
+                with fake:
+                    setattr(part, key, torch.empty_strided(value.shape, value.stride(), dtype=value.dtype))
+        yield
+    finally:
+        for part, key, value in kept:
+            setattr(part, key, value)
+
+
+@contextlib.contextmanager
+def _readable_errors(recorder: Recorder) -> Iterator[None]:
+    """The module's own exceptions as one line with the place."""
+    try:
+        yield
+    except PerfModelError:
+        raise
+    except Exception as error:
+        where = recorder.where or "the module itself"
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        kind = ShapeError if isinstance(error, (RuntimeError, ValueError)) and "shape" in text else CaptureError
+        raise kind(
+            f"the step failed in {where} during {recorder.phase}: {type(error).__name__}: {text}; "
+            "check that the same call runs in plain PyTorch with inputs of these shapes"
+        ) from error
+
+
+def _stacks(module: torch.nn.Module) -> dict[str, int]:
+    """Paths of outermost containers whose children are numbered, with their lengths."""
+    found: dict[str, int] = {}
+    for path, part in module.named_modules():
+        if isinstance(part, (torch.nn.ModuleList, torch.nn.Sequential)) and len(part) > 1:
+            if not any(path.startswith(f"{outer}.") for outer in found):
+                found[path] = len(part)
+    return found
+
+
+class _Shapes:
+    """Example inputs reduced to shapes, with names on the dimensions that vary."""
+
+    def __init__(self, leaves: list[Any], spec: Any, dims: list[dict[int, str]]) -> None:
+        self._leaves, self._spec, self._dims = leaves, spec, dims
+        self.hints: dict[str, int] = {}
+        for leaf, names in zip(leaves, dims, strict=True):
+            for dim, name in names.items():
+                if not isinstance(leaf, torch.Tensor) or not 0 <= dim < leaf.dim():
+                    raise CaptureError(f"dynamic_shapes names dimension {dim} of an input that has no such dimension")
+                size = self.hints.setdefault(name, leaf.shape[dim])
+                if size != leaf.shape[dim]:
+                    raise CaptureError(
+                        f"dynamic_shapes calls two sizes {name!r}: {size} and {leaf.shape[dim]}; give them two names or equal sizes"
+                    )
+
+    @classmethod
+    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any], dynamic_shapes: Any) -> _Shapes:
+        if not isinstance(args, (list, tuple)):
+            raise CaptureError(f"args is a tuple of the call's arguments, not {type(args).__name__}; write args=(x,)")
+        leaves, spec = torch.utils._pytree.tree_flatten((list(args), dict(kwargs)))
+        if dynamic_shapes is None:
+            return cls(leaves, spec, [{} for _ in leaves])
+        by_position = list(dynamic_shapes) if isinstance(dynamic_shapes, (list, tuple)) else []
+        by_name = dict(dynamic_shapes) if isinstance(dynamic_shapes, Mapping) else {}
+        unknown = set(by_name) - set(kwargs)
+        if unknown or len(by_position) > len(args):
+            raise CaptureError(
+                f"dynamic_shapes speaks of inputs that aren't there: {sorted(unknown) or len(by_position)}; it takes a tuple "
+                "for args or a mapping by name for kwargs"
+            )
+        dims: list[dict[int, str]] = []
+        for index, value in enumerate(args):
+            count = len(torch.utils._pytree.tree_leaves(value))
+            dims += [dict(by_position[index] or {}) if index < len(by_position) else {}] * count
+        for key, value in kwargs.items():
+            dims += [dict(by_name.get(key) or {})] * len(torch.utils._pytree.tree_leaves(value))
+        return cls(leaves, spec, dims)
+
+    def tensors(self, symbols: SymbolTable) -> tuple[list[Any], dict[str, Any]]:
+        """Fake tensors of these shapes; call it under the fake mode."""
+        made = [self._tensor(leaf, names, symbols) for leaf, names in zip(self._leaves, self._dims, strict=True)]
+        args, kwargs = torch.utils._pytree.tree_unflatten(made, self._spec)
+        return list(args), dict(kwargs)
+
+    @staticmethod
+    def _tensor(leaf: Any, names: dict[int, str], symbols: SymbolTable) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        if not names:
+            return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype).requires_grad_(leaf.requires_grad)
+        sizes = [symbols.sizes[names[dim]] if dim in names else size for dim, size in enumerate(leaf.shape)]
+        return torch.empty(sizes, dtype=leaf.dtype).requires_grad_(leaf.requires_grad)

@@ -1,0 +1,210 @@
+"""Sum up what a graph does.
+
+Each op's cost comes from :mod:`perfmodel.ops`; here it is taken at given sizes
+(numbers, arrays, or left symbolic) and added over the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from perfmodel.errors import PerfModelError, UnknownNameError
+from perfmodel.ops import FLOP_COUNTER_OPS, OpCost, Tensor, cost
+from perfmodel.symbols import Dim, Expr, evaluate, symbol
+
+if TYPE_CHECKING:
+    from perfmodel.graph.ir import Graph, Op
+
+__all__ = ["CONVENTIONS", "Counted", "Coverage", "count", "coverage", "total_bytes", "total_flops"]
+
+#: How causal attention is counted. ``full``: the whole square of scores, as
+#: FlopCounterMode, the PaLM paper and Megatron do. ``half``: only the pairs that
+#: the mask leaves visible, as a fused kernel computes them.
+CONVENTIONS = ("full", "half")
+
+
+class Counted(NamedTuple):
+    """An op, what one call of it costs (``None``: no rule), and how often it runs."""
+
+    op: Op
+    cost: OpCost | None
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How much of a step has a counting rule.
+
+    Attributes
+    ----------
+    ops : float
+        Share of op calls that run something (views aren't counted).
+    bytes : float
+        Share of the bytes that their operands hold.
+    flop_counter : float
+        Share of the calls of ops that PyTorch's FlopCounterMode knows.
+    missing : Mapping[str, int]
+        Ops without a rule, with how often they run.
+    """
+
+    ops: float
+    bytes: float
+    flop_counter: float
+    missing: Mapping[str, int]
+
+
+class _BoundOp(NamedTuple):
+    """An op at given sizes; an :class:`perfmodel.ops.OpCall`."""
+
+    name: str
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[Tensor, ...]
+    attrs: Mapping[str, Any]
+
+
+def count(graph: Graph, values: Mapping[str, Any] | None = None) -> Iterator[Counted]:
+    """The cost of every stored op of a steady step.
+
+    Parameters
+    ----------
+    graph : Graph
+    values : mapping, optional
+        Sizes to count at; the graph's own bindings if left out. Numbers,
+        arrays, or :func:`perfmodel.symbols.symbol` to stay symbolic.
+    """
+    bind = _Binder(graph.bindings if values is None else values)
+    for block in graph.blocks:
+        for op in block.ops:
+            yield Counted(op, cost(bind(op)), block.count)
+
+
+def total_flops(
+    graph: Graph,
+    unit: str = "matrix",
+    *,
+    causal: str = "full",
+    recompute: bool = True,
+    phase: str | None = None,
+    dtype: str | None = None,
+    at: Mapping[str, Any] | None = None,
+) -> Any:
+    """See :meth:`perfmodel.graph.ir.Graph.flops`."""
+    if unit not in ("matrix", "vector"):
+        raise UnknownNameError("unit", unit, ("matrix", "vector"))
+    if causal not in CONVENTIONS:
+        raise UnknownNameError("convention for causal attention", causal, CONVENTIONS)
+
+    def of(counted: Counted) -> Dim:
+        op, c, times = counted
+        if c is None or (phase and op.phase != phase) or (dtype and c.dtype != dtype):
+            return 0
+        if not recompute and op.phase == "recompute":
+            return 0
+        if unit == "vector":
+            return c.vector_flops * times
+        flops = c.matrix_flops
+        if causal == "half":
+            flops = flops - c.masked
+        if not recompute:
+            flops = flops - (c.repeated if causal == "full" else c.repeated - c.repeated_masked)
+        return flops * times
+
+    return _total(graph, of, at)
+
+
+def total_bytes(graph: Graph, *, phase: str | None = None, at: Mapping[str, Any] | None = None) -> Any:
+    """See :meth:`perfmodel.graph.ir.Graph.bytes`."""
+
+    def of(counted: Counted) -> Dim:
+        op, c, times = counted
+        return 0 if c is None or (phase and op.phase != phase) else (c.read + c.written) * times
+
+    return _total(graph, of, at)
+
+
+def coverage(graph: Graph) -> Coverage:
+    """Share of ops, bytes and known-flop ops that have a rule."""
+    calls = known_calls = matmuls = known_matmuls = 0
+    amount = known_amount = 0
+    missing: dict[str, int] = {}
+    bind = _Binder(graph.bindings)
+    for op, c, times in count(graph):
+        if c is not None and c.family in ("view", "host"):
+            continue
+        bound = bind(op)
+        size = sum(int(t.nbytes) for t in (*bound.inputs.values(), *bound.outputs)) * times
+        calls, amount = calls + times, amount + size
+        if op.name in FLOP_COUNTER_OPS:
+            matmuls += times
+        if c is None:
+            missing[op.name] = missing.get(op.name, 0) + times
+            continue
+        known_calls, known_amount = known_calls + times, known_amount + size
+        if op.name in FLOP_COUNTER_OPS:
+            known_matmuls += times
+    return Coverage(
+        ops=known_calls / calls if calls else 1.0,
+        bytes=known_amount / amount if amount else 1.0,
+        flop_counter=known_matmuls / matmuls if matmuls else 1.0,
+        missing=missing,
+    )
+
+
+def _total(graph: Graph, of: Any, at: Mapping[str, Any] | None) -> Any:
+    values = {**graph.bindings, **(at or {})}
+    unknown = set(values) - set(graph.bindings)
+    if unknown:
+        raise UnknownNameError(f"symbol of {graph.name}", sorted(unknown)[0], graph.bindings)
+    if not any(isinstance(value, np.ndarray) for value in values.values()):
+        return sum(of(counted) for counted in count(graph, values))
+    # One symbolic sum, evaluated once for all cases, instead of every op for every case.
+    total = sum(of(counted) for counted in count(graph, {name: symbol(name) for name in values}))
+    _check_arrays(graph, values)
+    arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+    result = evaluate(total, arrays)
+    return result if isinstance(result, np.ndarray) else np.full(np.broadcast_shapes(*(a.shape for a in arrays.values())), float(result))
+
+
+def _check_arrays(graph: Graph, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        array = np.asarray(value)
+        if array.size and not (np.isfinite(array).all() and (array >= 1).all()):
+            raise PerfModelError(f"{name} must hold positive sizes; it holds {array.min()}")
+
+
+class _Binder:
+    """Evaluates the sizes of ops, each distinct tensor once."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+        self._tensors: dict[Any, Tensor] = {}
+
+    def __call__(self, op: Op) -> _BoundOp:
+        return _BoundOp(
+            op.name,
+            {name: self._tensor(tensor) for name, tensor in op.inputs.items()},
+            tuple(self._tensor(tensor) for tensor in op.outputs),
+            {name: self._attribute(value) for name, value in op.attrs.items()},
+        )
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        key = (tensor.shape, tensor.dtype, tensor.strides)
+        known = self._tensors.get(key)
+        if known is None:
+            known = self._tensors[key] = Tensor(
+                shape=tuple(evaluate(size, self._values) for size in tensor.shape),
+                dtype=tensor.dtype,
+                strides=None if tensor.strides is None else tuple(evaluate(size, self._values) for size in tensor.strides),
+            )
+        return known
+
+    def _attribute(self, value: Any) -> Any:
+        if isinstance(value, Expr):
+            return evaluate(value, self._values)
+        if isinstance(value, list):
+            return [self._attribute(item) for item in value]
+        return value

@@ -1,0 +1,209 @@
+"""Models of Hugging Face's transformers, where it is installed.
+
+Importing this module imports neither PyTorch nor transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.errors import MissingDependencyError, UnknownNameError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["MODEL_TYPES", "ModelType", "available", "build", "config_for", "layer_stack", "traceable"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelType:
+    """Which classes of transformers make a model, and what they are for.
+
+    Attributes
+    ----------
+    task : str
+    config, model : str
+        Names of the classes.
+    stack : str
+        Path of the layers in the model.
+    settings : mapping
+        Config keywords beyond the dimensions.
+    loss_type : str, optional
+        The loss, where transformers can't tell it from the class's name and would warn before it takes this one.
+    """
+
+    task: str
+    config: str
+    model: str
+    stack: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    loss_type: str | None = None
+
+
+# Special tokens only matter in generation, and the defaults don't fit every vocabulary.
+_NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None}
+
+#: By the ``model_type`` of Hugging Face's configs.
+MODEL_TYPES: dict[str, ModelType] = {
+    "gpt2": ModelType(
+        task="causal-lm",
+        config="GPT2Config",
+        model="GPT2LMHeadModel",
+        stack="transformer.h",
+        settings=_NO_SPECIAL_TOKENS,
+        loss_type="ForCausalLM",
+    ),
+    "llama": ModelType(
+        task="causal-lm",
+        config="LlamaConfig",
+        model="LlamaForCausalLM",
+        stack="model.layers",
+        settings=_NO_SPECIAL_TOKENS,
+    ),
+    "bert": ModelType(task="masked-lm", config="BertConfig", model="BertForMaskedLM", stack="bert.encoder.layer"),
+}
+
+
+def available() -> bool:
+    """Whether transformers and PyTorch are installed; imports neither."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def layer_stack(dims: Mapping[str, Any]) -> str:
+    """Path of the layers in the module that :func:`build` makes.
+
+    >>> layer_stack({"model_type": "llama"})
+    'model.layers'
+    """
+    return _model_type(dims).stack
+
+
+def config_for(dims: Mapping[str, Any], task: str) -> Any:
+    """The config of a model that is trained, not generated from.
+
+    Parameters
+    ----------
+    dims : mapping
+        ``model_type`` and keywords of its config, by Hugging Face's names.
+    task : {"causal-lm", "masked-lm"}
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        Without a key-value cache, attention through ``scaled_dot_product_attention``.
+
+    Raises
+    ------
+    UnknownNameError
+        No such ``model_type``, or a keyword that its config doesn't have.
+    UnsupportedError
+        A task that the model isn't for, or a value that transformers refuses.
+    MissingDependencyError
+        transformers isn't installed.
+    """
+    model_type = _model_type(dims)
+    if task != model_type.task:
+        raise UnsupportedError(f"{model_type.model} is trained on {model_type.task}, not on {task}; name another model")
+    make = getattr(_modeling(dims["model_type"]), model_type.config)
+    # A config keeps keywords it doesn't know without a word.
+    known = {*inspect.signature(make).parameters, *make.attribute_map}
+    keywords = {key: value for key, value in dims.items() if key != "model_type"}
+    for key in keywords:
+        if key not in known:
+            raise UnknownNameError(f"keyword of {model_type.config}", key, known)
+    try:
+        return make(**{**model_type.settings, **keywords}, use_cache=False, attn_implementation="sdpa")
+    except Exception as error:  # its own kinds of error, other ones in each version
+        text = " ".join(str(error).split())
+        raise UnsupportedError(
+            f"transformers refuses this {model_type.config}: {text}; correct the dimensions"
+        ) from error
+
+
+def build(dims: Mapping[str, Any], task: str, gradient_checkpointing: bool = False) -> torch.nn.Module:
+    """A model in training mode, on PyTorch's current default device and dtype.
+
+    Parameters
+    ----------
+    dims, task
+        As in :func:`config_for`, whose errors it raises.
+    gradient_checkpointing : bool
+        Recompute each layer in backward.
+
+    Returns
+    -------
+    torch.nn.Module
+        Its call returns an output with ``.loss`` and ``.logits``.
+    """
+    config = config_for(dims, task)
+    model_type = _model_type(dims)
+    module = getattr(_modeling(dims["model_type"]), model_type.model)(config)
+    if model_type.loss_type is not None:
+        module.loss_type = model_type.loss_type
+    if gradient_checkpointing:
+        # transformers 5 deprecates the older name.
+        enable = getattr(module, "activation_checkpointing_enable", None)
+        if enable is not None:
+            enable({"use_reentrant": False})
+        else:
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+    return module.train()  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def traceable() -> Iterator[None]:
+    """While active, transformers builds attention masks on fake tensors as it would on real ones.
+
+    On fake tensors transformers can't read whether position ids are those of
+    several sequences packed into one, so it supposes that they are: attention
+    gets an explicit mask of ``[batch, 1, seq, seq]`` and loses its causality. Here
+    nothing is packed.
+
+    An attention mask whose contents can't be read is taken to hold padding,
+    which is what transformers does by itself.
+
+    Raises
+    ------
+    MissingDependencyError
+        transformers isn't installed.
+    UnsupportedError
+        This version of transformers decides in another way.
+    """
+    masking: Any = _import("transformers.masking_utils")
+    name = "find_packed_sequence_indices"
+    original = getattr(masking, name, None)
+    if original is None:
+        raise UnsupportedError(
+            f"this transformers has no masking_utils.{name}, so a capture would get attention masks that a real run doesn't; "
+            "install transformers 5.23, or use implementation='reference'"
+        )
+    setattr(masking, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masking, name, original)
+
+
+def _model_type(dims: Mapping[str, Any]) -> ModelType:
+    name = str(dims.get("model_type"))
+    if name not in MODEL_TYPES:
+        raise UnknownNameError("model_type", name, MODEL_TYPES, f"give one of {', '.join(MODEL_TYPES)}")
+    return MODEL_TYPES[name]
+
+
+def _modeling(model_type: str) -> Any:
+    """The one file of transformers that holds a model: importing its root would find hundreds."""
+    return _import(f"transformers.models.{model_type}.modeling_{model_type}")
+
+
+def _import(module: str) -> Any:
+    if not available():
+        missing = "transformers" if importlib.util.find_spec("torch") else "torch"
+        raise MissingDependencyError(missing, "a model of Hugging Face's", "hf")
+    return importlib.import_module(module)

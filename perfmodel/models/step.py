@@ -1,0 +1,245 @@
+"""``capture``: a module of the user's, or a model by name, as a training step."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from perfmodel.errors import MissingDependencyError, ShapeError, UnknownNameError, UnsupportedError
+from perfmodel.graph import cache as store
+from perfmodel.graph import huggingface
+from perfmodel.graph.fold import PROBE_DEPTH, fold, with_depth
+from perfmodel.graph.ir import Graph
+from perfmodel.models import catalogue
+from perfmodel.models.inputs import batch_inputs
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["IMPLEMENTATIONS", "capture", "from_fx"]
+
+#: Where a model by name comes from. ``auto``: Hugging Face where transformers is installed.
+IMPLEMENTATIONS = ("auto", "huggingface", "reference")
+
+#: Whose kernels are recorded for ops that PyTorch picks a kernel for by device.
+DISPATCH = ("neutral", "cpu")
+
+Progress = Callable[[str], None]
+
+
+def capture(
+    model: str | torch.nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    optimizer: Any,
+    batch: int | None = None,
+    seq_len: int | None = None,
+    dynamic_shapes: Any = None,
+    dtype: str | None = None,
+    implementation: str = "auto",
+    layers: int | None = None,
+    gradient_checkpointing: bool = False,
+    dispatch: str = "neutral",
+    folded: bool = True,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> Graph:
+    """Capture one training step: forward, backward, recompute, optimizer.
+
+    Nothing is computed and no weights are made.
+
+    Parameters
+    ----------
+    model : str or torch.nn.Module
+        A name of the catalogue, or any module that returns a loss.
+    args, kwargs
+        For a module: the inputs of its call.
+    optimizer : str, callable or None
+        ``"adamw"``, ``"adam"``, ``"sgd"``, ``"sgd-momentum"``; a factory that
+        takes the parameters; or ``None`` for a step without one.
+    batch, seq_len : int
+        For a name: sequences a step and tokens a sequence. The graph keeps them
+        as symbols; :meth:`Graph.at` gives them other values.
+    dynamic_shapes : optional
+        For a module: which input dimensions are symbols, as in ``torch.export``,
+        e.g. ``({0: "batch", 1: "seq"},)``.
+    dtype : str, optional
+        For a name: type of the parameters; that of the published checkpoint if left out.
+    implementation : {"auto", "huggingface", "reference"}
+        For a name: whose modules run. ``auto`` takes Hugging Face's where
+        transformers is installed, else ours; the graph's ``meta`` says which.
+    layers : int, optional
+        For a name: a number of layers other than the model's own.
+    gradient_checkpointing : bool
+        For a name: recompute each layer in backward. A module of yours does what it does.
+    dispatch : {"neutral", "cpu"}
+        ``neutral`` records attention and dropout as one op each, whatever this
+        machine would run for them: right for accelerators. ``cpu`` records what
+        PyTorch runs on this CPU (with dropout it materialises the scores).
+    folded : bool
+        For a name: capture a few layers and derive the rest (``True``), or
+        capture all of them. Both give the same graph.
+    cache : bool
+        For a name: keep the graph on disk and use what is kept.
+    progress : callable, optional
+        Called with the name of each phase.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    UnknownNameError
+        No such model, optimizer or implementation.
+    ShapeError
+        A batch or sequence that the model doesn't take.
+    CaptureError
+        The module has no loss or can't be run on fake tensors.
+    """
+    if dispatch not in DISPATCH:
+        raise UnknownNameError("dispatch", dispatch, DISPATCH)
+    if not isinstance(model, str):
+        given = {
+            "batch": batch, "seq_len": seq_len, "dtype": dtype, "layers": layers,
+            "gradient_checkpointing": gradient_checkpointing or None,
+            "implementation": None if implementation == "auto" else implementation,
+        }  # fmt: skip
+        extra = [key for key, value in given.items() if value is not None]
+        if extra:
+            raise UnsupportedError(
+                f"{', '.join(extra)} is for models by name; a module's own inputs and settings decide "
+                "(name varying sizes with dynamic_shapes)"
+            )
+        from perfmodel.graph.capture import capture_module
+
+        return fold(
+            capture_module(
+                model, args, kwargs, optimizer=optimizer, dynamic_shapes=dynamic_shapes, dispatch=dispatch, progress=progress
+            )
+        )
+    if args or kwargs or dynamic_shapes is not None:
+        raise UnsupportedError("args, kwargs and dynamic_shapes are for modules; a model by name takes batch and seq_len")
+    entry = catalogue.get(model)
+    sizes = _sizes(entry, batch, seq_len)
+    where = _implementation(implementation)
+    depth = entry.dims.num_hidden_layers if layers is None else layers
+    dims = entry.dims.with_layers(depth)
+    question = {
+        "model": entry.name,
+        "dims": dims.to_dict(),
+        "task": entry.task,
+        "dtype": dtype or entry.dtype,
+        "optimizer": optimizer,
+        "implementation": where,
+        "versions": {name: _version(name) for name in ("torch", *(("transformers",) if where == "huggingface" else ()))},
+        "gradient_checkpointing": gradient_checkpointing,
+        "dispatch": dispatch,
+        "folded": folded,
+        # A size of one takes other branches (broadcasting, contiguity): it's another graph.
+        "single": {name: size == 1 for name, size in sizes.items()},
+    }
+    key = store.key_of(question) if cache and (optimizer is None or isinstance(optimizer, str)) else None
+    known = store.fetch(key) if key else None
+    if known is not None and not known.broken_guards(sizes):
+        return known.at(**sizes)
+    graph = _capture_named(entry, dims, sizes, question, optimizer, progress)
+    if key:
+        store.keep(key, graph)
+    return graph
+
+
+def from_fx(graph_module: Any, example_inputs: Sequence[Any], *, name: str | None = None) -> Graph:
+    """A graph that you made with ``torch.fx.symbolic_trace``, ``torch.export`` or ``make_fx``.
+
+    Parameters
+    ----------
+    graph_module : torch.fx.GraphModule
+        Run as it stands; a joint graph brings its own backward. If its result is
+        a scalar that depends on trainable parameters, backward is captured too.
+    example_inputs : sequence
+        Arguments of the call; tensors are used for their shape and type only.
+    name : str, optional
+        What to call the graph.
+    """
+    from perfmodel.graph.capture import capture_forward
+
+    return fold(capture_forward(graph_module, example_inputs, name=name))
+
+
+def _capture_named(
+    entry: catalogue.ModelEntry,
+    dims: Any,
+    sizes: dict[str, int],
+    question: dict[str, Any],
+    optimizer: Any,
+    progress: Progress | None,
+) -> Graph:
+    try:
+        from perfmodel.graph.capture import capture_module
+    except ModuleNotFoundError:
+        raise MissingDependencyError("torch", f"capturing {entry.name}", "torch") from None
+    from perfmodel.models.build import build
+
+    depth = dims.num_hidden_layers
+    derived = question["folded"] and depth > PROBE_DEPTH
+    module, stack = build(
+        entry,
+        implementation=question["implementation"],
+        layers=PROBE_DEPTH if derived else depth,
+        gradient_checkpointing=question["gradient_checkpointing"],
+        dtype=question["dtype"],
+    )
+    meta = {key: question[key] for key in ("model", "dims", "task", "dtype", "implementation", "versions", "gradient_checkpointing")}
+    with huggingface.traceable() if question["implementation"] == "huggingface" else _nothing():
+        graph = fold(
+            capture_module(
+                module,
+                optimizer=optimizer,
+                name=entry.name,
+                meta=meta,
+                inputs=batch_inputs(entry),
+                hints=sizes,
+                dispatch=question["dispatch"],
+                progress=progress,
+            )
+        )
+    return with_depth(graph, stack, depth) if derived else graph
+
+
+def _sizes(entry: catalogue.ModelEntry, batch: int | None, seq_len: int | None) -> dict[str, int]:
+    for name, value in (("batch", batch), ("seq_len", seq_len)):
+        if value is None:
+            raise ShapeError(f"{entry.name} needs {name}; give one, e.g. {name}={8 if name == 'batch' else 1024}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ShapeError(f"{name} must be a positive integer, not {value!r}")
+    assert batch is not None and seq_len is not None
+    limit = entry.dims.max_position_embeddings
+    if entry.dims.position_embedding == "learned" and seq_len > limit:
+        raise ShapeError(f"{entry.name} has {limit} learned positions, so seq_len={seq_len} doesn't fit; give at most {limit}")
+    return {"batch": batch, "seq": seq_len}
+
+
+def _implementation(wanted: str) -> str:
+    if wanted not in IMPLEMENTATIONS:
+        raise UnknownNameError("implementation", wanted, IMPLEMENTATIONS)
+    if wanted == "auto":
+        return "huggingface" if huggingface.available() else "reference"
+    if wanted == "huggingface" and not huggingface.available():
+        raise MissingDependencyError("transformers", "implementation='huggingface'", "hf")
+    return wanted
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _nothing() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()

@@ -1,0 +1,110 @@
+"""What an op costs: flops by unit and type, bytes read and written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from perfmodel.symbols import Dim
+
+__all__ = ["FAMILIES", "AttentionShape", "MatmulShape", "OpCost"]
+
+#: The op families that timing tells apart.
+FAMILIES = (
+    "matmul",  # one matrix product: mm, addmm, convolution as its implicit product
+    "batched_matmul",  # bmm, baddbmm
+    "attention",  # fused attention, forward
+    "attention_backward",
+    "elementwise",
+    "reduction",
+    "norm",
+    "softmax",
+    "gather",  # index reads: embedding, index_select, gather
+    "scatter",  # index writes: embedding backward, index_put, scatter_add
+    "copy",  # copies, casts, fills, concatenations
+    "random",  # random numbers and dropout
+    "optimizer",  # fused optimizer kernels
+    "view",  # no kernel: only another look at the same storage
+    "host",  # runs on the host: scalar answers, size queries
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatmulShape:
+    """``out[b, m, n] = x[b, m, k] @ w[b, k, n]``, the field's m, n, k.
+
+    ``x_transposed`` and ``w_transposed`` tell the layout: whether the operand's
+    reduction dimension is the slow one for ``x`` (wgrad) or the fast one for
+    ``w`` (an ``nn.Linear`` weight in forward).
+    """
+
+    b: Dim
+    m: Dim
+    n: Dim
+    k: Dim
+    x_transposed: bool = False
+    w_transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """Attention of ``q[b, heads, q_len, head_dim]`` over ``kv_len`` keys."""
+
+    b: Dim
+    heads: Dim
+    kv_heads: Dim
+    q_len: Dim
+    kv_len: Dim
+    head_dim: Dim
+    v_head_dim: Dim
+    causal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpCost:
+    """The cost of one op call.
+
+    Attributes
+    ----------
+    family : str
+        One of :data:`FAMILIES`.
+    dtype : str
+        PyTorch name of the type that the arithmetic runs in.
+    matrix_flops : Dim
+        Floating-point operations for a matrix unit, a multiply-add counted as
+        two. Causal attention counts its full square here, as FlopCounterMode
+        and the PaLM and Megatron conventions do.
+    vector_flops : Dim
+        Operations for a vector unit: one per element and arithmetic step; an
+        exponential, division, root or the like counts as one too.
+    read, written : Dim
+        Bytes that the op reads and writes, each operand once.
+    masked : Dim
+        Part of ``matrix_flops`` that falls on positions which a causal mask
+        hides; a fused kernel skips them.
+    repeated : Dim
+        Part of ``matrix_flops`` that does forward work again (the scores which a
+        fused attention backward recomputes): hardware flops, not model flops.
+    repeated_masked : Dim
+        Part of ``repeated`` at masked positions.
+    shape : MatmulShape or AttentionShape, optional
+        The geometry, for families whose speed depends on it.
+    rows, cols : Dim
+        For norms, softmax, reductions and gathers: how many rows of how many
+        columns; 0 where it has no meaning.
+    kernels : int
+        Device kernels that eager PyTorch launches for the call.
+    """
+
+    family: str
+    dtype: str
+    matrix_flops: Dim = 0
+    vector_flops: Dim = 0
+    read: Dim = 0
+    written: Dim = 0
+    masked: Dim = 0
+    repeated: Dim = 0
+    repeated_masked: Dim = 0
+    shape: MatmulShape | AttentionShape | None = field(default=None)
+    rows: Dim = 0
+    cols: Dim = 0
+    kernels: int = 1

@@ -1,0 +1,180 @@
+"""Optimizer steps as PyTorch's foreach or fused kernels run them, from a captured one-tensor-at-a-time step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from perfmodel.errors import UnsupportedError
+from perfmodel.graph.ir import Block, Graph, Op, Ref, Storage
+from perfmodel.ops import Tensor
+
+__all__ = ["merge_optimizer"]
+
+#: The fused kernel of each optimizer of torch.optim that has one.
+_FUSED_KERNELS = {
+    "adamw": "aten._fused_adamw_",
+    "adam": "aten._fused_adam_",
+    "sgd": "aten._fused_sgd_",
+    "sgd-momentum": "aten._fused_sgd_",
+}
+
+#: Schema names of the fused kernels' tensor lists, by the state's name in torch.optim.
+_STATE_LISTS = {
+    "exp_avg": "exp_avgs",
+    "exp_avg_sq": "exp_avg_sqs",
+    "max_exp_avg_sq": "max_exp_avg_sqs",
+    "step": "state_steps",
+    "momentum_buffer": "momentum_buffer_list",
+}
+
+
+def merge_optimizer(graph: Graph, kind: str) -> Graph:
+    """One call for all parameters of a block instead of one for each.
+
+    Parameters
+    ----------
+    graph : Graph
+        Captured with an optimizer that handles one tensor at a time.
+    kind : {"foreach", "fused"}
+
+    Raises
+    ------
+    UnsupportedError
+        If the optimizer was captured merged already, or has no fused kernel.
+    """
+    owners = _parameter_of(graph)
+    merge = _fused if kind == "fused" else _foreach
+
+    def merged(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+        others = [block for block in blocks if block.ops[0].phase != "optimizer"]
+        steps = [block for block in blocks if block.ops[0].phase == "optimizer"]
+        position = next((i for i, block in enumerate(blocks) if block.ops[0].phase == "optimizer"), len(others))
+        return (*others[:position], *merge(graph, steps, owners), *others[position:])
+
+    captured = {op.name for block in graph.blocks for op in block.ops if op.phase == "optimizer"}
+    if any(name.startswith(("aten._foreach", "aten._fused")) for name in captured):
+        raise UnsupportedError(
+            f"{graph.name} was captured with a foreach or fused optimizer, and the runtime asks for {kind!r}; "
+            "capture it with foreach=False, fused=False or use a runtime whose optimizer is as-captured"
+        )
+    return replace(graph, blocks=merged(graph.blocks), first_optimizer=merged(graph.first_optimizer), trace=None)
+
+
+def _parameter_of(graph: Graph) -> dict[int, int]:
+    """For each gradient and optimizer state the parameter that it belongs to."""
+    numbers = {(s.stack, s.name): i for i, s in enumerate(graph.storages) if s.role == "parameter"}
+    owners = {i: i for i in numbers.values()}
+    for number, storage in enumerate(graph.storages):
+        if storage.role in ("gradient", "optimizer"):
+            owner = numbers.get((storage.stack, storage.name.rpartition(".")[0]))
+            if owner is not None:
+                owners[number] = owner
+    return owners
+
+
+def _by_parameter(block: Block, owners: Mapping[int, int]) -> dict[Ref, list[Op]]:
+    """Ops of an optimizer block grouped by the parameter that they update."""
+    groups: dict[Ref, list[Op]] = {}
+    current: Ref | None = None
+    for op in block.ops:
+        for tensor in (*op.inputs.values(), *op.outputs):
+            if tensor.storage in owners:
+                current = Ref(owners[tensor.storage], tensor.layer, tensor.absolute)
+                break
+        if current is None:
+            raise UnsupportedError(f"optimizer op {op.name} touches no parameter; use a runtime whose optimizer is as-captured")
+        groups.setdefault(current, []).append(op)
+    return groups
+
+
+def _fused(graph: Graph, blocks: Iterable[Block], owners: Mapping[int, int]) -> list[Block]:
+    optimizer = graph.meta.get("optimizer")
+    kernel = _FUSED_KERNELS.get(str(optimizer))
+    if kernel is None:
+        raise UnsupportedError(f"optimizer {optimizer!r} has no fused kernel in torch.optim; use a runtime with foreach or as-captured")
+    result: list[Block] = []
+    for block in blocks:
+        groups = _by_parameter(block, owners)
+        inputs: dict[str, Tensor] = {}
+        for position, ops in enumerate(groups.values()):
+            for op in ops:
+                for tensor in (*op.inputs.values(), *op.outputs):
+                    key = _list_name(graph.storages[tensor.storage])
+                    if key and tensor.strides is None:
+                        inputs.setdefault(f"{key}.{position}", tensor)
+        made = {ref for op in block.ops for ref in op.allocates if graph.storages[ref.storage].role == "temporary"}
+        call = Op(
+            name=kernel,
+            phase="optimizer",
+            module=_common_module(block),
+            inputs=dict(sorted(inputs.items(), key=lambda item: _list_order(item[0]))),
+            outputs=(),
+            attrs={},
+            allocates=tuple(ref for op in block.ops for ref in op.allocates if ref not in made),
+            frees=tuple(ref for op in block.ops for ref in op.frees if ref not in made),
+        )
+        result.append(replace(block, ops=(call,)))
+    return result
+
+
+def _list_name(storage: Storage) -> str | None:
+    if storage.role == "parameter":
+        return "self"
+    if storage.role == "gradient":
+        return "grads"
+    if storage.role == "optimizer":
+        return _STATE_LISTS.get(storage.name.rpartition(".")[2])
+    return None
+
+
+def _list_order(name: str) -> tuple[int, int]:
+    order = ["self", "grads", *_STATE_LISTS.values()]
+    key, _, position = name.partition(".")
+    return order.index(key), int(position)
+
+
+def _foreach(graph: Graph, blocks: list[Block], owners: Mapping[int, int]) -> list[Block]:
+    grouped = [(block, list(_by_parameter(block, owners).values())) for block in blocks]
+    length = max((len(ops) for _, groups in grouped for ops in groups), default=0)
+    result: list[Block] = []
+    # A foreach call runs over all parameters before the next begins: position outside, blocks inside.
+    for position in range(length):
+        for block, groups in grouped:
+            calls = [ops[position] for ops in groups if position < len(ops)]
+            by_name: dict[str, list[Op]] = {}
+            for call in calls:
+                by_name.setdefault(call.name, []).append(call)
+            ops = tuple(op for name, same in by_name.items() for op in _as_list(name, same, _common_module(block)))
+            if ops:
+                result.append(replace(block, ops=ops))
+    return result
+
+
+def _as_list(name: str, calls: list[Op], module: str) -> list[Op]:
+    plain = name.removeprefix("aten.")
+    if plain.startswith("_local_scalar"):
+        return calls
+    inputs = {f"{key}.{i}": tensor for i, call in enumerate(calls) for key, tensor in call.inputs.items()}
+    merged = Op(
+        name=f"aten._foreach_{plain}",
+        phase="optimizer",
+        module=module,
+        inputs=inputs,
+        outputs=tuple(tensor for call in calls for tensor in call.outputs),
+        attrs=calls[0].attrs,
+        allocates=tuple(ref for call in calls for ref in call.allocates),
+        frees=tuple(ref for call in calls for ref in call.frees),
+    )
+    return [merged]
+
+
+def _common_module(block: Block) -> str:
+    """The deepest module that holds all of a block's ops."""
+    paths = [op.module.split(".") for op in block.ops]
+    shared: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)

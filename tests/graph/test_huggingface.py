@@ -1,0 +1,141 @@
+"""Hugging Face's modules: configs, masks under fake tensors, what happens without them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from typing import Any
+
+import pytest
+
+from perfmodel.errors import MissingDependencyError, UnknownNameError, UnsupportedError
+from perfmodel.graph import huggingface
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+SIZES = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
+DIMS: dict[str, dict[str, Any]] = {
+    "gpt2": {"model_type": "gpt2", **SIZES, "max_position_embeddings": 16},
+    "llama": {"model_type": "llama", **SIZES, "num_key_value_heads": 2, "intermediate_size": 30},
+    "bert": {"model_type": "bert", **SIZES, "intermediate_size": 30, "max_position_embeddings": 16},
+}
+TASKS = {"gpt2": "causal-lm", "llama": "causal-lm", "bert": "masked-lm"}
+
+
+@pytest.mark.parametrize("name", DIMS)
+def test_config_is_for_training(name: str) -> None:
+    config = huggingface.config_for(DIMS[name], TASKS[name])
+    assert config.use_cache is False
+    assert config._attn_implementation == "sdpa"
+    for key, value in SIZES.items():
+        assert getattr(config, key) == value
+
+
+@pytest.mark.parametrize("name", DIMS)
+def test_module_trains_and_has_its_stack(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    module = huggingface.build(DIMS[name], TASKS[name])
+    assert module.training
+    assert len(module.get_submodule(huggingface.layer_stack(DIMS[name]))) == 1
+    ids = torch.randint(0, 50, (2, 8))
+    module(input_ids=ids, labels=ids).loss.backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", DIMS)
+def test_checkpointing_recomputes_layers(name: str) -> None:
+    calls: list[bool] = []
+    for checkpointing in (False, True):
+        module = huggingface.build(DIMS[name], TASKS[name], gradient_checkpointing=checkpointing)
+        layer = module.get_submodule(huggingface.layer_stack(DIMS[name]))[0]
+        inner = next(part for part in layer.modules() if not list(part.children()))
+        inner.register_forward_hook(lambda *_, c=checkpointing: calls.append(c))
+        ids = torch.randint(0, 50, (2, 8))
+        module(input_ids=ids, labels=ids).loss.backward()
+    assert calls == [False, True, True]
+
+
+def test_bad_requests() -> None:
+    with pytest.raises(UnknownNameError, match="unknown model_type 'lama'; did you mean 'llama'"):
+        huggingface.config_for({**DIMS["llama"], "model_type": "lama"}, "causal-lm")
+    with pytest.raises(UnknownNameError, match="keyword of LlamaConfig 'hiden_size'; did you mean 'hidden_size'"):
+        huggingface.config_for({**DIMS["llama"], "hiden_size": 3}, "causal-lm")
+    with pytest.raises(UnsupportedError, match="BertForMaskedLM is trained on masked-lm, not on causal-lm"):
+        huggingface.build(DIMS["bert"], "causal-lm")
+    with pytest.raises(UnsupportedError, match="transformers refuses this LlamaConfig") as error:
+        huggingface.config_for({**DIMS["llama"], "hidden_size": "24"}, "causal-lm")
+    assert "\n" not in str(error.value)
+
+
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
+    assert not huggingface.available()
+    for use in (
+        lambda: huggingface.build(DIMS["gpt2"], "causal-lm"),
+        lambda: huggingface.config_for(DIMS["gpt2"], "causal-lm"),
+        lambda: huggingface.traceable().__enter__(),
+    ):
+        with pytest.raises(MissingDependencyError, match=r"needs transformers.*pip install 'perfmodel\[hf\]'"):
+            use()
+
+
+# -- masks under fake tensors --------------------------------------------------------------
+
+
+def attention_calls(
+    name: str, monkeypatch: pytest.MonkeyPatch, *, traceable: bool, padded: bool
+) -> list[tuple[Any, Any]]:
+    """(mask, is_causal) of each attention when the module runs on fake tensors."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    seen: list[tuple[Any, Any]] = []
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        seen.append((kwargs["attn_mask"], kwargs["is_causal"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    patch = huggingface.traceable() if traceable else contextlib.nullcontext()
+    with patch, FakeTensorMode():
+        module = huggingface.build(DIMS[name], TASKS[name])
+        ids = torch.zeros(2, 8, dtype=torch.int64)
+        module(input_ids=ids, labels=ids, **({"attention_mask": torch.ones_like(ids)} if padded else {}))
+    return seen
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_causal_attention_gets_no_mask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attention_calls(name, monkeypatch, traceable=True, padded=False) == [(None, True)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_without_the_patch_it_would_get_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    [(mask, is_causal)] = attention_calls(name, monkeypatch, traceable=False, padded=False)
+    assert (tuple(mask.shape), is_causal) == ((2, 1, 8, 8), False)
+
+
+@pytest.mark.parametrize("name", DIMS)
+def test_an_attention_mask_reaches_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    [(mask, is_causal)] = attention_calls(name, monkeypatch, traceable=True, padded=True)
+    assert (tuple(mask.shape), mask.dtype, is_causal) == ((2, 1, 8, 8), torch.bool, False)
+
+
+def test_traceable_puts_back_what_it_patched() -> None:
+    import transformers.masking_utils as masking
+
+    before = masking.find_packed_sequence_indices
+    with pytest.raises(KeyError), huggingface.traceable():
+        assert masking.find_packed_sequence_indices is not before
+        raise KeyError
+    assert masking.find_packed_sequence_indices is before
+
+
+def test_another_transformers_is_refused_instead_of_miscounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.masking_utils as masking
+
+    monkeypatch.delattr(masking, "find_packed_sequence_indices")
+    with pytest.raises(UnsupportedError, match=r"has no masking_utils\.find_packed_sequence_indices"):
+        huggingface.traceable().__enter__()

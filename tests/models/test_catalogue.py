@@ -1,0 +1,99 @@
+"""Published models by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from perfmodel.dtypes import is_floating, item_size
+from perfmodel.errors import UnknownNameError
+from perfmodel.models import catalogue
+
+# Counts as published: model cards and safetensors indexes of the checkpoints.
+PUBLISHED = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "bert-base-uncased": 109_514_298,
+    "bert-large-uncased": 335_174_458,
+}
+
+
+def test_every_published_model_is_here() -> None:
+    assert set(catalogue.names()) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_formula_gives_the_published_count(name: str) -> None:
+    entry = catalogue.get(name)
+    assert entry.dims.parameters() == entry.parameters == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_entries_are_complete(name: str) -> None:
+    entry = catalogue.get(name)
+    assert entry.name == name
+    assert is_floating(entry.dtype) and item_size(entry.dtype) in (2, 4)
+    assert entry.task == ("masked-lm" if entry.dims.family == "encoder" else "causal-lm")
+    assert set(entry.stacks) == {"reference", "huggingface"}
+    assert entry.source
+    assert entry.max_seq_len == entry.dims.max_position_embeddings
+    assert entry.dims.num_attention_heads * entry.dims.head_dim == entry.dims.hidden_size
+
+
+def test_aliases_and_case() -> None:
+    for name in catalogue.names():
+        entry = catalogue.get(name)
+        for alias in entry.aliases:
+            assert catalogue.get(alias) is entry
+            assert catalogue.get(alias.upper()) is entry
+
+
+def test_no_name_or_alias_comes_twice() -> None:
+    every = [key.lower() for n in catalogue.names() for key in (n, *catalogue.get(n).aliases)]
+    assert len(every) == len(set(every))
+
+
+def test_no_key_of_the_file_comes_twice() -> None:
+    def check(node: yaml.Node) -> None:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            assert len(keys) == len(set(keys)), keys
+        children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        for child in children if isinstance(node, yaml.CollectionNode) else []:
+            check(child)
+
+    text = Path(catalogue.__file__).with_name("catalogue.yaml").read_text(encoding="utf-8")
+    check(yaml.compose(text, Loader=yaml.SafeLoader))
+
+
+def test_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown model 'llama-3.1-8'; did you mean 'llama-3.1-8b'") as error:
+        catalogue.get("llama-3.1-8")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UnknownNameError, match="known are bert-base-uncased, bert-large-uncased, gpt2"):
+        catalogue.get("zzz")
+
+
+def test_importing_needs_no_torch() -> None:
+    code = (
+        "import sys; from perfmodel.models import catalogue, config, dims, inputs; "
+        "from perfmodel.graph import huggingface; "
+        "entry = catalogue.get('gpt2'); inputs.batch_inputs(entry); config.huggingface_config(entry.dims); "
+        "huggingface.available(); huggingface.layer_stack({'model_type': 'bert'}); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

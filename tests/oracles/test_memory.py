@@ -1,0 +1,53 @@
+"""Peak memory against the profiler's memory events of a real CPU step, first and steady."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+
+import perfmodel as pm
+from perfmodel.graph import huggingface
+from perfmodel.models.build import build
+from perfmodel.models.dims import TransformerDims
+from tests.graph.modules import Gpt, ids
+from tests.models.tiny import tiny_dims
+from tests.oracles.real_memory import real_peaks
+
+IMPLEMENTATIONS = [
+    pytest.param("huggingface", marks=pytest.mark.skipif(not huggingface.available(), reason="transformers isn't installed")),
+    "reference",
+]
+
+
+def inputs_of(dims: TransformerDims) -> dict[str, torch.Tensor]:
+    tokens = torch.randint(0, dims.vocab_size, (4, 48))
+    inputs = {"input_ids": tokens, "labels": tokens.clone()}
+    return {**inputs, "attention_mask": torch.ones_like(tokens)} if dims.family == "encoder" else inputs
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["no-dropout", "dropout"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+def test_peak_of_a_real_step(name: str, dropout: float, checkpointing: bool, implementation: str) -> None:
+    if name == "llama" and dropout:
+        pytest.skip("Llama has no dropout")
+    dims = tiny_dims(name, layers=4, dropout=dropout)
+    model, _ = build(dims, implementation=implementation, gradient_checkpointing=checkpointing, device="cpu")
+    model.train()
+    inputs = inputs_of(dims)
+    real = real_peaks(model, inputs)
+    with huggingface.traceable() if implementation == "huggingface" else contextlib.nullcontext():
+        graph = pm.capture(model, kwargs=inputs, optimizer="adamw", dispatch="cpu")
+    ours = [pm.memory_profile(graph, first_step=first).peak for first in (True, False)]
+    assert ours == pytest.approx(real, rel=0.005)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_peak_of_a_module_of_ones_own(checkpointed: bool) -> None:
+    model, tokens = Gpt(depth=4, dropout=0.1, checkpointed=checkpointed), ids()
+    real = real_peaks(model, {"ids": tokens, "labels": tokens})
+    graph = pm.capture(model, kwargs={"ids": tokens, "labels": tokens}, optimizer="adamw", dispatch="cpu")
+    assert [pm.memory_profile(graph, first_step=first).peak for first in (True, False)] == pytest.approx(real, rel=0.005)
