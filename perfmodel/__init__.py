@@ -10,7 +10,8 @@ from perfmodel.graph import Graph, load_graph, save_graph
 from perfmodel.hardware import Device, device_names, load_device
 from perfmodel.memory import MemoryProfile, largest_batch, memory_profile
 from perfmodel.models import capture, closed_form_flops, from_fx, model_names
-from perfmodel.predict import Prediction, predict
+from perfmodel.predict import predict
+from perfmodel.prediction import Prediction
 from perfmodel.runtimes import Runtime, load_runtime, runtime_names
 
 __version__ = "0.1.0"

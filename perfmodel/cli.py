@@ -26,7 +26,9 @@ _PLAIN: dict[str, Any] = {
     "no_args_is_help": True,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
-app = typer.Typer(name="perfmodel", help="How long a transformer takes to train on hardware that you don't have yet.", **_PLAIN)
+app = typer.Typer(
+    name="perfmodel", help="How long a transformer takes to train on hardware that you don't have yet.", **_PLAIN
+)
 hardware = typer.Typer(help="The catalogue of devices.", **_PLAIN)
 app.add_typer(hardware, name="hardware")
 
@@ -34,7 +36,9 @@ Model = Annotated[str, typer.Argument(help="a model name, or a graph file that `
 Batch = Annotated[int | None, typer.Option("--batch", help="sequences a step")]
 Seq = Annotated[int | None, typer.Option("--seq", help="tokens a sequence")]
 Optimizer = Annotated[str, typer.Option(help="adamw, adam, sgd, sgd-momentum or none")]
-Dtype = Annotated[str | None, typer.Option(help="type of the parameters, e.g. bfloat16; the checkpoint's own if left out")]
+Dtype = Annotated[
+    str | None, typer.Option(help="type of the parameters, e.g. bfloat16; the checkpoint's own if left out")
+]
 Implementation = Annotated[str, typer.Option(help="auto, huggingface or reference")]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute each layer in backward")]
 Layers = Annotated[int | None, typer.Option(help="another number of layers")]
@@ -47,17 +51,23 @@ def predict(
     on: Annotated[list[str], typer.Option("--on", help="a device name or YAML file; repeat to compare")],
     batch: Batch = None,
     seq: Seq = None,
-    runtime: Annotated[str | None, typer.Option(help="what the software does; the device's first runtime if left out")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="what the software does; the device's first runtime if left out")
+    ] = None,
     optimizer: Optimizer = "adamw",
     dtype: Dtype = None,
     implementation: Implementation = "auto",
     gradient_checkpointing: Checkpointing = False,
     layers: Layers = None,
     tokens: Annotated[str | None, typer.Option(help="train on so many tokens, e.g. 15T")] = None,
-    samples: Annotated[str | None, typer.Option(help="train on so many samples, or the data set's size with --epochs")] = None,
+    samples: Annotated[
+        str | None, typer.Option(help="train on so many samples, or the data set's size with --epochs")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="passes over --samples")] = None,
     steps: Annotated[str | None, typer.Option(help="train so many steps")] = None,
-    largest_batch: Annotated[bool, typer.Option("--largest-batch", help="also find the largest batch that fits")] = False,
+    largest_batch: Annotated[
+        bool, typer.Option("--largest-batch", help="also find the largest batch that fits")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="an op without a counting rule is an error")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     plot: Annotated[Path | None, typer.Option(help="write a roofline plot (needs matplotlib)")] = None,
@@ -92,9 +102,7 @@ def predict(
             plot_roofline(p, device, plot)
         if as_json:
             if training is not None:
-                extra["training"] = {
-                    "steps": training.steps, "time_s": training.time, "samples": training.samples, "tokens": training.tokens
-                }  # fmt: skip
+                extra["training"] = training.to_dict()
             results.append({**p.to_dict(), **extra})
         else:
             from perfmodel.report.text import prediction_text

@@ -101,7 +101,8 @@ def memory_profile(graph: Graph, *, first_step: bool = False) -> MemoryProfile:
 
     resident = float(live @ sizes)
     changes = [_changes(block, sizes) for block in blocks]
-    curve = resident + np.cumsum(np.concatenate([np.tile(c, b.count) for c, b in zip(changes, blocks, strict=True)] or [[]]))
+    spelled = [np.tile(change, block.count) for change, block in zip(changes, blocks, strict=True)]
+    curve = resident + np.cumsum(np.concatenate([np.zeros(0), *spelled]))
     lengths = [len(block.ops) * block.count for block in blocks]
     op_index = np.repeat(np.arange(sum(lengths)), 2)
     if not len(curve):
@@ -120,9 +121,9 @@ def memory_profile(graph: Graph, *, first_step: bool = False) -> MemoryProfile:
         live[ref.storage] += 1
     held = live * sizes
     by_module: dict[str, float] = {}
-    for number in np.flatnonzero((roles == ROLES.index("activation")) & (held > 0)):
-        module = graph.storages[number].module
-        by_module[module] = by_module.get(module, 0.0) + float(held[number])
+    for storage, size in zip(graph.storages, held.tolist(), strict=True):
+        if storage.role == "activation" and size > 0:
+            by_module[storage.module] = by_module.get(storage.module, 0.0) + size
     op = block.ops[last]
     return MemoryProfile(
         peak=float(curve[where]),

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,254 +24,14 @@ from perfmodel.errors import CoverageError, UnsupportedError
 from perfmodel.graph.count import Counted, Coverage, count
 from perfmodel.graph.ir import Graph
 from perfmodel.hardware import Device, load_device
-from perfmodel.memory import MemoryProfile, memory_profile
+from perfmodel.memory import memory_profile
+from perfmodel.prediction import Breakdown, OpTime, Prediction
 from perfmodel.runtimes import Runtime, load_runtime, rewrite
 from perfmodel.timing import OpTimes, OpWork, op_times, rates_of, two_queues
 
-__all__ = ["Breakdown", "OpTime", "Prediction", "Training", "predict"]
+__all__ = ["Prediction", "predict"]
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpTime:
-    """One stored op of the step and where its time goes.
-
-    Attributes
-    ----------
-    name, phase, module : str
-        As in the graph.
-    family : str
-        Op class (:data:`perfmodel.ops.FAMILIES`).
-    times : int
-        How often it runs in a step.
-    time : float
-        Seconds of one run on the device.
-    bound : str
-        What limits it: matrix, vector, memory, latency or none.
-    matrix_flops, vector_flops, bytes : float
-        Of one run.
-    """
-
-    name: str
-    phase: str
-    module: str
-    family: str
-    times: int
-    time: float
-    bound: str
-    matrix_flops: float
-    vector_flops: float
-    bytes: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Breakdown:
-    """Where the step's time goes, in seconds.
-
-    Attributes
-    ----------
-    phase : Mapping[str, float]
-        From the end of the phase before to its own end; sums to the step time.
-    module, op_class, bound : Mapping[str, float]
-        Busy time of the device, by module (layers of a stack together), op
-        class and what the ops are bound by; each sums to ``device_busy``.
-    device_busy, host_busy, device_idle : float
-        The device computing, the host issuing, and the device waiting for the host.
-    """
-
-    phase: Mapping[str, float]
-    module: Mapping[str, float]
-    op_class: Mapping[str, float]
-    bound: Mapping[str, float]
-    device_busy: float
-    host_busy: float
-    device_idle: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """How long a whole training run takes, without failures and stops.
-
-    Attributes
-    ----------
-    steps : float
-        Optimizer steps.
-    time : float
-        Seconds.
-    samples, tokens : float
-        Sequences and tokens seen; ``tokens`` is 0 where the step has no sequence length.
-    """
-
-    steps: float
-    time: float
-    samples: float
-    tokens: float
-
-    @property
-    def days(self) -> float:
-        """Time in days of 24 hours."""
-        return self.time / 86400
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """What one training step costs on a device.
-
-    Attributes
-    ----------
-    model, device, runtime : str
-        What was predicted.
-    bindings : Mapping[str, int]
-        Batch, sequence and other sizes.
-    step_time : float
-        Seconds an optimizer step takes.
-    interval : tuple of float or None
-        Stated uncertainty of the step time; ``None`` until it can be derived
-        from residuals on measured runs.
-    mfu, hfu : float
-        Model and hardware flops utilisation: matrix flops over what the matrix
-        unit could do in the step time. ``mfu`` counts the model's own flops
-        (PaLM, appendix B: no recompute; causal attention by its full square),
-        ``hfu`` all that are executed, recompute included, same square.
-    compute_dtype : str
-        Type of most matrix flops; the peak of both utilisations is this type's.
-    model_flops, hardware_flops : float
-        The numerators.
-    memory, first_step_memory : MemoryProfile
-        Of a steady step, and of the first, which makes the optimizer's state.
-    capacity : float
-        Bytes of the device's main memory.
-    fits : bool
-        Whether both peaks are within the capacity.
-    breakdown : Breakdown
-    coverage : Coverage
-        Share of the step that has counting rules.
-    parameters : int
-        Of the model, tied ones once.
-    ops : tuple of OpTime
-        Every stored op.
-    notes : tuple of str
-        What a reader must know before believing the numbers.
-    """
-
-    model: str
-    device: str
-    runtime: str
-    bindings: Mapping[str, int]
-    step_time: float
-    interval: tuple[float, float] | None
-    mfu: float
-    hfu: float
-    compute_dtype: str
-    model_flops: float
-    hardware_flops: float
-    memory: MemoryProfile
-    first_step_memory: MemoryProfile
-    capacity: float
-    fits: bool
-    breakdown: Breakdown
-    coverage: Coverage
-    parameters: int
-    ops: tuple[OpTime, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def samples_per_second(self) -> float | None:
-        """Sequences (or samples) a second; ``None`` if the graph has no symbol ``batch``."""
-        batch = self.bindings.get("batch")
-        return None if batch is None else batch / self.step_time
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens a second; ``None`` if the graph has no symbols ``batch`` and ``seq``."""
-        samples, seq = self.samples_per_second, self.bindings.get("seq")
-        return None if samples is None or seq is None else samples * seq
-
-    def train(
-        self,
-        *,
-        tokens: float | None = None,
-        samples: float | None = None,
-        epochs: float | None = None,
-        steps: float | None = None,
-    ) -> Training:
-        """Time of a whole run, stated in exactly one way.
-
-        Parameters
-        ----------
-        tokens, samples, steps : float
-            How much to train. ``samples`` is also the size of the data set
-            where ``epochs`` is given.
-        epochs : float
-            Passes over ``samples``.
-
-        Raises
-        ------
-        UnsupportedError
-            If the amount is missing, given twice, not positive, or the graph
-            has no symbol to convert it with.
-        """
-        given = {k: v for k, v in {"tokens": tokens, "samples": samples, "epochs": epochs, "steps": steps}.items() if v is not None}
-        if set(given) not in ({"tokens"}, {"samples"}, {"steps"}, {"samples", "epochs"}):
-            raise UnsupportedError(
-                f"give one of tokens, samples, steps, or epochs with samples (the data set's size); got {', '.join(given) or 'none'}"
-            )
-        for name, value in given.items():
-            if isinstance(value, bool) or not np.isfinite(value) or value <= 0:
-                raise UnsupportedError(f"{name} must be a positive number, not {value!r}")
-        batch, seq = self.bindings.get("batch"), self.bindings.get("seq")
-        if steps is None and batch is None:
-            raise UnsupportedError(f"{self.model} has no size called 'batch' to turn {', '.join(given)} into steps; give steps")
-        if tokens is not None and seq is None:
-            raise UnsupportedError(f"{self.model} has no size called 'seq' to turn tokens into steps; give samples or steps")
-        if steps is None:
-            assert batch is not None
-            wanted = tokens / (seq or 1) if tokens is not None else (samples or 0) * (epochs or 1)
-            steps = float(np.ceil(wanted / batch))
-        seen = steps * (batch or 0)
-        return Training(steps=steps, time=steps * self.step_time, samples=seen, tokens=seen * (seq or 0))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, without the list of ops."""
-        return {
-            "version": 1,
-            "model": self.model,
-            "device": self.device,
-            "runtime": self.runtime,
-            "sizes": dict(self.bindings),
-            "step_time_s": self.step_time,
-            "interval_s": self.interval,
-            "samples_per_second": self.samples_per_second,
-            "tokens_per_second": self.tokens_per_second,
-            "mfu": self.mfu,
-            "hfu": self.hfu,
-            "flops_convention": "PaLM: model flops without recompute, causal attention by its full square",
-            "compute_dtype": self.compute_dtype,
-            "model_flops": self.model_flops,
-            "hardware_flops": self.hardware_flops,
-            "parameters": self.parameters,
-            "fits": self.fits,
-            "capacity_bytes": self.capacity,
-            "memory": self.memory.to_dict(),
-            "first_step_memory": self.first_step_memory.to_dict(),
-            "breakdown_s": {
-                "phase": dict(self.breakdown.phase),
-                "module": dict(self.breakdown.module),
-                "op_class": dict(self.breakdown.op_class),
-                "bound": dict(self.breakdown.bound),
-                "device_busy": self.breakdown.device_busy,
-                "host_busy": self.breakdown.host_busy,
-                "device_idle": self.breakdown.device_idle,
-            },
-            "coverage": {
-                "ops": self.coverage.ops,
-                "bytes": self.coverage.bytes,
-                "flop_counter": self.coverage.flop_counter,
-                "missing": dict(self.coverage.missing),
-            },
-            "notes": list(self.notes),
-        }
 
 
 def predict(
@@ -307,11 +66,15 @@ def predict(
     machine = device if isinstance(device, Device) else load_device(device)
     software = runtime if isinstance(runtime, Runtime) else load_runtime(runtime)
     if software.name not in machine.runtimes:
-        raise UnsupportedError(f"{machine.name} doesn't run {software.name!r}; its runtimes: {', '.join(machine.runtimes)}")
+        raise UnsupportedError(
+            f"{machine.name} doesn't run {software.name!r}; its runtimes: {', '.join(machine.runtimes)}"
+        )
     graph = rewrite(step, software)
     covered = graph.coverage
     if strict and covered.missing:
-        raise CoverageError(f"{graph.name} has ops without a rule: {_listed(covered.missing)}; register one with perfmodel.ops.register")
+        raise CoverageError(
+            f"{graph.name} has ops without a rule: {_listed(covered.missing)}; register one with perfmodel.ops.register"
+        )
 
     counted = list(count(graph))
     known = [c.cost for c in counted if c.cost is not None]
@@ -361,7 +124,9 @@ class _Queues:
     phase: Mapping[str, float]
 
 
-def _run_queues(graph: Graph, counted: Sequence[Counted], on_device: Floats, software: Runtime, machine: Device) -> _Queues:
+def _run_queues(
+    graph: Graph, counted: Sequence[Counted], on_device: Floats, software: Runtime, machine: Device
+) -> _Queues:
     """Spell the folded step out as two queues: what the host issues and what the device executes."""
     host = np.array([_host_cost(c, software) for c in counted])
     blocking = np.array([c.op.name == "aten._local_scalar_dense" and c.op.phase != "optimizer" for c in counted])
@@ -370,7 +135,13 @@ def _run_queues(graph: Graph, counted: Sequence[Counted], on_device: Floats, sof
         order.append(np.tile(np.arange(start, start + len(block.ops)), block.count))
         start += len(block.ops)
     sequence = np.concatenate(order)
-    result = two_queues(host[sequence], on_device[sequence], blocking[sequence], start=software.host.step, synchronous=not machine.asynchronous)
+    result = two_queues(
+        host[sequence],
+        on_device[sequence],
+        blocking[sequence],
+        start=software.host.step,
+        synchronous=not machine.asynchronous,
+    )
     phases = np.array([c.op.phase for c in counted])[sequence]
     # Recompute lies inside backward, so each op gives its phase the time since the op before it was complete.
     spans = np.diff(result.end, prepend=0.0)
@@ -407,7 +178,11 @@ def _breakdown(counted: Sequence[Counted], on_device: Floats, times: OpTimes, qu
     for c, seconds in zip(counted, spent.tolist(), strict=True):
         limit = "no rule" if c.cost is None else str(next(bounds))
         if seconds > 0:
-            for table, key in ((module, c.op.module or "(root)"), (op_class, c.cost.family if c.cost else "no rule"), (bound, limit)):
+            for table, key in (
+                (module, c.op.module or "(root)"),
+                (op_class, c.cost.family if c.cost else "no rule"),
+                (bound, limit),
+            ):
                 table[key] = table.get(key, 0.0) + seconds
     return Breakdown(
         phase=queues.phase,
@@ -448,7 +223,9 @@ def _compute_dtype(counted: Sequence[Counted]) -> str:
         if c.cost is not None and c.cost.matrix_flops:
             amounts[c.cost.dtype] = amounts.get(c.cost.dtype, 0.0) + float(c.cost.matrix_flops) * c.times
     if not amounts:
-        raise UnsupportedError("the step has no matrix product, so MFU has no meaning; perfmodel predicts models with at least one")
+        raise UnsupportedError(
+            "the step has no matrix product, so MFU has no meaning; perfmodel predicts models with at least one"
+        )
     return max(amounts, key=lambda name: amounts[name])
 
 
@@ -457,16 +234,25 @@ def _notes(graph: Graph, covered: Coverage, machine: Device, software: Runtime) 
     if covered.missing:
         notes.append(f"no rule for {_listed(covered.missing)}: their time is missing from the step time")
     notes.append(f"no interval: {machine.validated}")
-    assumed = sorted(name for name, source in machine.sources.items() if source.source == "assumed" and name.startswith("calibration"))
+    assumed = sorted(
+        name
+        for name, source in machine.sources.items()
+        if source.source == "assumed" and name.startswith("calibration")
+    )
     if assumed:
         notes.append(f"{len(assumed)} calibration constants of {machine.name} are assumed, not measured")
     answers = {place: n for place, n in graph.answers.items() if place != "optimizer"}
     if answers:
-        notes.append(f"{sum(answers.values())} data-dependent answers were made up during capture, in {', '.join(answers)}")
+        notes.append(
+            f"{sum(answers.values())} data-dependent answers were made up during capture, in {', '.join(answers)}"
+        )
     if software.caveat:
         notes.append(software.caveat)
     if not machine.asynchronous and graph.meta.get("dispatch") == "neutral" and _has_dropout(graph):
-        notes.append("captured with an accelerator's dropout and attention; capture with dispatch='cpu' for what PyTorch runs on a CPU")
+        notes.append(
+            "captured with an accelerator's dropout and attention; "
+            "capture with dispatch='cpu' for what PyTorch runs on a CPU"
+        )
     notes.append("memory counts tensors; the driver's context, workspaces and allocator rounding come on top")
     return tuple(notes)
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -44,10 +44,11 @@ __all__ = [
     "symbols_of",
 ]
 
-Dim = Union[int, "Expr", Any]
-Coefficient = Union[int, Fraction]
+#: A size: an int, an Expr, or an ndarray of sizes. Operators between the three can't be typed more closely.
+Dim = Any
+Coefficient = int | Fraction
 Monomial = tuple[tuple["Atom", int], ...]
-Atom = Union[str, tuple[Any, ...]]  # a symbol's name, or (function, argument, argument)
+Atom = Any  # str or tuple: a symbol's name, or (function, argument, argument)
 
 _FUNCTIONS = ("floordiv", "mod", "maximum", "minimum")
 
@@ -317,8 +318,9 @@ def _call(function: str, a: Dim, b: Dim) -> Dim:
     if not isinstance(a, Expr) and not isinstance(b, Expr):
         return _apply(function, a, b)
     if function in ("floordiv", "mod") and isinstance(a, Expr) and isinstance(b, int) and b:
-        if all(isinstance(c, int) and c % b == 0 for _, c in a.terms):
-            return _simplest({m: c // b for m, c in a.terms}) if function == "floordiv" else 0  # type: ignore[misc]
+        whole = all(isinstance(c, int) and c % b == 0 for _, c in a.terms)
+        if whole:
+            return _simplest({m: c // b for m, c in a.terms}) if function == "floordiv" else 0
     if function == "floordiv" and isinstance(b, Expr) and isinstance(a, Expr):
         exact = _exact_quotient(a, b)
         if exact is not None:

@@ -290,11 +290,11 @@ def _unit_problem(unit: str, dimension: str) -> str:
         return f"unit {shown!r} measures {kinds[0]}, not {dimension}; {example}"
     near = sorted({known for known in _TABLES[dimension] if known.lower() == unit.lower()})
     if near:
-        return f"unknown unit {shown!r}; units are case-sensitive, write {_case_choice(near, unit)}"
+        return f"unknown unit {shown!r}; units are case-sensitive, write {_case_choice(near)}"
     return f"unknown unit {shown!r}; {example}"
 
 
-def _case_choice(near: list[str], unit: str) -> str:
+def _case_choice(near: list[str]) -> str:
     """Words for the units that ``unit`` may have meant when its case is ignored."""
     byte = [known for known in near if "B" in known and "bit" not in known]
     bit = [known for known in near if "b" in known and "bit" not in known]

@@ -158,18 +158,23 @@ def _total(graph: Graph, of: Any, at: Mapping[str, Any] | None) -> Any:
     values = {**graph.bindings, **(at or {})}
     unknown = set(values) - set(graph.bindings)
     if unknown:
-        raise UnknownNameError(f"symbol of {graph.name}", sorted(unknown)[0], graph.bindings)
+        sizes = f"its sizes are {', '.join(graph.symbols) or 'all fixed'}"
+        raise UnknownNameError(f"symbol of {graph.name}", sorted(unknown)[0], graph.bindings, sizes)
     if not any(isinstance(value, np.ndarray) for value in values.values()):
         return sum(of(counted) for counted in count(graph, values))
     # One symbolic sum, evaluated once for all cases, instead of every op for every case.
     total = sum(of(counted) for counted in count(graph, {name: symbol(name) for name in values}))
-    _check_arrays(graph, values)
+    _check_arrays(values)
     arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
     result = evaluate(total, arrays)
-    return result if isinstance(result, np.ndarray) else np.full(np.broadcast_shapes(*(a.shape for a in arrays.values())), float(result))
+    return (
+        result
+        if isinstance(result, np.ndarray)
+        else np.full(np.broadcast_shapes(*(a.shape for a in arrays.values())), float(result))
+    )
 
 
-def _check_arrays(graph: Graph, values: Mapping[str, Any]) -> None:
+def _check_arrays(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         array = np.asarray(value)
         if array.size and not (np.isfinite(array).all() and (array >= 1).all()):
@@ -198,7 +203,9 @@ class _Binder:
             known = self._tensors[key] = Tensor(
                 shape=tuple(evaluate(size, self._values) for size in tensor.shape),
                 dtype=tensor.dtype,
-                strides=None if tensor.strides is None else tuple(evaluate(size, self._values) for size in tensor.strides),
+                strides=None
+                if tensor.strides is None
+                else tuple(evaluate(size, self._values) for size in tensor.strides),
             )
         return known
 

@@ -110,7 +110,9 @@ def with_depth(graph: Graph, stack: str, depth: int) -> Graph:
     if depth == captured:
         return graph
     if captured < PROBE_DEPTH or depth < captured:
-        raise CaptureError(f"{stack} was captured with {captured} layers; {depth} need a capture of {min(depth, PROBE_DEPTH)}")
+        raise CaptureError(
+            f"{stack} was captured with {captured} layers; {depth} need a capture of {min(depth, PROBE_DEPTH)}"
+        )
     low, high, added = captured // 2 - 1, captured // 2, depth - captured
 
     def moved(layer: int) -> int:
@@ -123,8 +125,8 @@ def with_depth(graph: Graph, stack: str, depth: int) -> Graph:
         holds = (low in block.layers, high in block.layers)
         if holds[0] != holds[1]:
             raise CaptureError(
-                f"the middle layers of {stack} differ (layers {low} and {high}, at {block.ops[0].phase}), so {depth} layers can't "
-                "be derived from them; capture the model with all its layers"
+                f"the middle layers of {stack} differ (layers {low} and {high}, in {block.ops[0].phase}), "
+                f"so {depth} layers can't be derived from them; capture the model with all its layers"
             )
         first = moved(block.first)
         return replace(block, ops=ops, first=first, count=abs(moved(block.layers[-1]) - first) + 1)

@@ -9,7 +9,8 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -158,12 +159,15 @@ def build(dims: Mapping[str, Any], task: str, gradient_checkpointing: bool = Fal
 
 @contextlib.contextmanager
 def traceable() -> Iterator[None]:
-    """While active, transformers builds attention masks on fake tensors as it would on real ones.
+    """While active, transformers runs on fake tensors what it would run on real ones. Enter it after :func:`build`.
 
     On fake tensors transformers can't read whether position ids are those of
     several sequences packed into one, so it supposes that they are: attention
     gets an explicit mask of ``[batch, 1, seq, seq]`` and loses its causality. Here
     nothing is packed.
+
+    And it keeps all positions for the head by a slice ``[:, 0:, :]``, which PyTorch
+    skips on real sizes but not on symbolic ones, where it costs a copy in backward.
 
     An attention mask whose contents can't be read is taken to hold padding,
     which is what transformers does by itself.
@@ -176,18 +180,38 @@ def traceable() -> Iterator[None]:
         This version of transformers decides in another way.
     """
     masking: Any = _import("transformers.masking_utils")
-    name = "find_packed_sequence_indices"
-    original = getattr(masking, name, None)
-    if original is None:
+    packing = "find_packed_sequence_indices"
+    if not hasattr(masking, packing):
         raise UnsupportedError(
-            f"this transformers has no masking_utils.{name}, so a capture would get attention masks that a real run doesn't; "
-            "install transformers 5.23, or use implementation='reference'"
+            f"this transformers has no masking_utils.{packing}, so a capture would get attention masks that a real run "
+            "doesn't; install transformers 5.23, or use implementation='reference'"
         )
-    setattr(masking, name, lambda position_ids: None)
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(_replaced(masking, packing, lambda *_: None))
+        slicing = "slice_logits_to_keep"
+        for model_type in MODEL_TYPES:
+            modeling = sys.modules.get(_modeling_path(model_type))
+            if hasattr(modeling, slicing):
+                patches.enter_context(_replaced(modeling, slicing, _without_empty_slice(getattr(modeling, slicing))))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(masking, name, original)
+        setattr(owner, name, original)
+
+
+def _without_empty_slice(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def keep(hidden_states: Any, logits_to_keep: Any) -> Any:
+        everything = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        return hidden_states if everything else original(hidden_states, logits_to_keep)
+
+    return keep
 
 
 def _model_type(dims: Mapping[str, Any]) -> ModelType:
@@ -199,7 +223,11 @@ def _model_type(dims: Mapping[str, Any]) -> ModelType:
 
 def _modeling(model_type: str) -> Any:
     """The one file of transformers that holds a model: importing its root would find hundreds."""
-    return _import(f"transformers.models.{model_type}.modeling_{model_type}")
+    return _import(_modeling_path(model_type))
+
+
+def _modeling_path(model_type: str) -> str:
+    return f"transformers.models.{model_type}.modeling_{model_type}"
 
 
 def _import(module: str) -> Any:

@@ -1,7 +1,7 @@
 """The torch-free graph of one training step.
 
-A :class:`Graph` is a sequence of :class:`Block`\\ s, each a run of :class:`Op`\\ s
-that is executed ``count`` times. Layers that repeat are stored once: in a block
+A :class:`Graph` is a sequence of blocks (:class:`Block`), each a run of ops
+(:class:`Op`) that is executed ``count`` times. Layers that repeat are stored once: in a block
 with ``count > 1`` every reference to a storage of the layer stack is relative to
 the layer being executed (``-1`` is the layer before it), so that a graph of 126
 layers is as small as one of four and still says exactly which storage is
@@ -218,7 +218,9 @@ class Graph:
         broken = self.broken_guards(bindings)
         if broken:
             sizes = ", ".join(f"{key}={value}" for key, value in bindings.items())
-            raise ShapeError(f"{self.name} was captured for {' and '.join(broken)}, not {sizes}; capture it at those sizes")
+            raise ShapeError(
+                f"{self.name} was captured for {' and '.join(broken)}, not {sizes}; capture it at those sizes"
+            )
         return replace(self, bindings=bindings)
 
     def broken_guards(self, bindings: Mapping[str, int]) -> list[str]:
@@ -288,7 +290,8 @@ class Graph:
         """
         if self.trace is None:
             raise UnsupportedError(
-                f"{self.name} was loaded, and the torch.fx graph isn't stored; capture it again with cache=False to get .fx"
+                f"{self.name} was loaded or derived, and the torch.fx graph isn't kept then; "
+                "capture it with cache=False, folded=False to get .fx"
             )
         from perfmodel.graph.capture.fx import build_fx
 

@@ -60,7 +60,8 @@ def from_dict(data: Mapping[str, Any], where: str = "graph") -> Graph:
         raise FileError(f"{where}: not a perfmodel graph; make one with: perfmodel capture MODEL -o FILE")
     if data.get("version") != VERSION:
         raise FileError(
-            f"{where}: graph version {data.get('version')!r}, this perfmodel reads version {VERSION}; capture the model again"
+            f"{where}: graph version {data.get('version')!r}, this perfmodel reads version {VERSION}; "
+            "capture the model again"
         )
     try:
         return _read(data)
@@ -71,7 +72,9 @@ def from_dict(data: Mapping[str, Any], where: str = "graph") -> Graph:
 def content_hash(graph: Graph) -> str:
     """SHA-256 of what the graph computes: its ops, storages, guards; not its name, bindings or origin."""
     data = to_dict(graph)
-    kept = {key: data[key] for key in ("version", "guards", "stacks", "tensors", "storages", "blocks", "first_optimizer")}
+    kept = {
+        key: data[key] for key in ("version", "guards", "stacks", "tensors", "storages", "blocks", "first_optimizer")
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -121,9 +124,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-            os.replace(temporary, target)
+            Path(temporary).replace(target)
         except BaseException:
-            os.unlink(temporary)
+            Path(temporary).unlink()
             raise
     except OSError as error:
         raise FileError(f"{path}: can't be written: {error.strerror or error}; choose a writable place") from None

@@ -38,6 +38,6 @@ def batch_inputs(entry: ModelEntry) -> dict[str, InputSpec]:
     (('batch', 'seq'), 'int64')
     """
     try:
-        return {name: _TOKENS for name in _INPUTS[entry.task]}
+        return dict.fromkeys(_INPUTS[entry.task], _TOKENS)
     except KeyError:
         raise UnknownNameError("task", entry.task, _INPUTS) from None

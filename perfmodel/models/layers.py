@@ -123,8 +123,8 @@ def _stretch(inverse: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def _rotate(states: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate pairs (i, i + head_dim/2) of ``[batch, heads, seq, head_dim]`` by their positions."""
-    cos, sin = (table.unsqueeze(1) for table in rotary)
+    """Rotate pairs (i, i + head_dim/2) of ``[batch, heads, seq, head_dim]`` by tables of ``[1, 1, seq, head_dim]``."""
+    cos, sin = rotary
     # In this order: it decides the memory layout of the gradient, and with it whether backward copies it.
     return (states * cos) + (_quarter_turn(states) * sin)
 
@@ -157,6 +157,7 @@ class Attention(nn.Module):
         """``[batch, seq, hidden]`` in and out; ``mask`` is a boolean ``[batch, 1, seq, seq]`` or None."""
         query, key, value = (self._heads(part) for part in self._project(hidden))
         if rotary is not None:
+            rotary = rotary[0].unsqueeze(1), rotary[1].unsqueeze(1)
             query, key = _rotate(query, rotary), _rotate(key, rotary)
         grouped = self.groups > 1
         if grouped and not (mask is None and self.head_dim <= _WIDEST_GROUPED_HEAD):

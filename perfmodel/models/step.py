@@ -117,11 +117,19 @@ def capture(
 
         return fold(
             capture_module(
-                model, args, kwargs, optimizer=optimizer, dynamic_shapes=dynamic_shapes, dispatch=dispatch, progress=progress
+                model,
+                args,
+                kwargs,
+                optimizer=optimizer,
+                dynamic_shapes=dynamic_shapes,
+                dispatch=dispatch,
+                progress=progress,
             )
         )
     if args or kwargs or dynamic_shapes is not None:
-        raise UnsupportedError("args, kwargs and dynamic_shapes are for modules; a model by name takes batch and seq_len")
+        raise UnsupportedError(
+            "args, kwargs and dynamic_shapes are for modules; a model by name takes batch and seq_len"
+        )
     entry = catalogue.get(model)
     sizes = _sizes(entry, batch, seq_len)
     where = _implementation(implementation)
@@ -134,7 +142,9 @@ def capture(
         "dtype": dtype or entry.dtype,
         "optimizer": optimizer,
         "implementation": where,
-        "versions": {name: _version(name) for name in ("torch", *(("transformers",) if where == "huggingface" else ()))},
+        "versions": {
+            name: _version(name) for name in ("torch", *(("transformers",) if where == "huggingface" else ()))
+        },
         "gradient_checkpointing": gradient_checkpointing,
         "dispatch": dispatch,
         "folded": folded,
@@ -192,7 +202,10 @@ def _capture_named(
         gradient_checkpointing=question["gradient_checkpointing"],
         dtype=question["dtype"],
     )
-    meta = {key: question[key] for key in ("model", "dims", "task", "dtype", "implementation", "versions", "gradient_checkpointing")}
+    meta = {
+        key: question[key]
+        for key in ("model", "dims", "task", "dtype", "implementation", "versions", "gradient_checkpointing")
+    }
     with huggingface.traceable() if question["implementation"] == "huggingface" else _nothing():
         graph = fold(
             capture_module(
@@ -215,10 +228,13 @@ def _sizes(entry: catalogue.ModelEntry, batch: int | None, seq_len: int | None) 
             raise ShapeError(f"{entry.name} needs {name}; give one, e.g. {name}={8 if name == 'batch' else 1024}")
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ShapeError(f"{name} must be a positive integer, not {value!r}")
-    assert batch is not None and seq_len is not None
+    assert batch is not None
+    assert seq_len is not None
     limit = entry.dims.max_position_embeddings
     if entry.dims.position_embedding == "learned" and seq_len > limit:
-        raise ShapeError(f"{entry.name} has {limit} learned positions, so seq_len={seq_len} doesn't fit; give at most {limit}")
+        raise ShapeError(
+            f"{entry.name} has {limit} learned positions, so seq_len={seq_len} doesn't fit; give at most {limit}"
+        )
     return {"batch": batch, "seq": seq_len}
 
 

@@ -138,7 +138,7 @@ def row_and_column_sizes(shape: Sequence[Dim], dims: Any) -> tuple[Dim, Dim]:
 
 
 def half(amount: Dim) -> Dim:
-    """Half of an even amount, exactly.
+    """Half of an even amount, exactly; of a symbolic one still a polynomial, whose sums stay short.
 
     >>> half(6)
     3

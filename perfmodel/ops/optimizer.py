@@ -168,15 +168,17 @@ def _fused(call: OpCall, *, steps: int, updated: tuple[str, ...], unread: str = 
 
 @register("aten._fused_adam_", "aten._fused_adamw_")
 def _fused_adam(call: OpCall) -> OpCost:
-    """Steps: decay 2, first moment 3 (lerp), second moment 4, root, division and sum of the denominator 3, update 3;
-    one more for the largest second moment (``fused_adam_utils.cuh``). Step counters are read, not written."""
+    """Steps: decay 2, first moment 3 (lerp), second moment 4, denominator 3 (root, division, sum), update 3.
+
+    One more for the largest second moment (``fused_adam_utils.cuh``). Step counters are read, not written.
+    """
     amsgrad = bool(members(call, "max_exp_avg_sqs"))
     return _fused(call, steps=15 + amsgrad, updated=("self", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"))
 
 
 @register("aten._fused_sgd_")
 def _fused_sgd(call: OpCall) -> OpCost:
-    """Steps: decay 2, momentum 3 (its dampened sum), update 2. The first step writes the momentum without reading it."""
+    """Steps: decay 2, momentum 3 (its dampened sum), update 2. The first step doesn't read the momentum."""
     buffers = bool(members(call, "momentum_buffer_list"))
     first = "momentum_buffer_list" if call.attrs.get("is_first_step") else ""
     return _fused(call, steps=4 + 3 * buffers, updated=("self", "momentum_buffer_list"), unread=first)

@@ -72,10 +72,17 @@ class OpCall(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Of the op, e.g. ``aten.mm``."""
+
     @property
-    def inputs(self) -> Mapping[str, Tensor]: ...
+    def inputs(self) -> Mapping[str, Tensor]:
+        """Tensor arguments by schema name."""
+
     @property
-    def outputs(self) -> tuple[Tensor, ...]: ...
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Results, in order."""
+
     @property
-    def attrs(self) -> Mapping[str, Any]: ...
+    def attrs(self) -> Mapping[str, Any]:
+        """Other arguments by schema name."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from perfmodel.errors import FileError, MissingDependencyError
 from perfmodel.hardware import Device
-from perfmodel.predict import Prediction
+from perfmodel.prediction import Prediction
 
 __all__ = ["plot_roofline"]
 
@@ -45,11 +45,19 @@ def plot_roofline(prediction: Prediction, device: Device, path: str | os.PathLik
             total = groups.setdefault((op.family, op.phase), [0.0, 0.0, 0.0])
             for i, value in enumerate((op.matrix_flops + op.vector_flops, op.bytes, op.time)):
                 total[i] += value * op.times
-    peak = device.peak("matrix", {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}[prediction.compute_dtype])
+    peak = device.peak(
+        "matrix",
+        {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}[prediction.compute_dtype],
+    )
     bandwidth = device.main_memory.bandwidth
     figure, axes = plt.subplots(figsize=(9, 6))
     intensity = np.logspace(-2, 4.5, 200)
-    axes.loglog(intensity, np.minimum(peak, intensity * bandwidth), color="black", label=f"{prediction.compute_dtype} matrix and memory roof")
+    axes.loglog(
+        intensity,
+        np.minimum(peak, intensity * bandwidth),
+        color="black",
+        label=f"{prediction.compute_dtype} matrix and memory roof",
+    )
     busy = prediction.breakdown.device_busy
     families = list(dict.fromkeys(family for family, _ in groups))
     markers = {"forward": "o", "backward": "s", "recompute": "^", "optimizer": "D"}
@@ -77,9 +85,11 @@ def plot_roofline(prediction: Prediction, device: Device, path: str | os.PathLik
     temporary = target.with_name(f".{target.stem}.partial{target.suffix}")
     try:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
-        os.replace(temporary, target)
+        temporary.replace(target)
     except (OSError, ValueError) as error:
         temporary.unlink(missing_ok=True)
-        raise FileError(f"{path}: can't be written: {error}; choose a writable place and an ending such as .png") from None
+        raise FileError(
+            f"{path}: can't be written: {error}; choose a writable place and an ending such as .png"
+        ) from None
     finally:
         plt.close(figure)

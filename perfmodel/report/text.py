@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from perfmodel.graph.ir import Graph
-from perfmodel.predict import Prediction, Training
+from perfmodel.prediction import Prediction, Training
+
 __all__ = ["amount", "graph_text", "prediction_text", "seconds", "table"]
 
 _TOP = 8
@@ -21,19 +22,20 @@ def prediction_text(prediction: Prediction, training: Training | None = None) ->
         f"{p.model} on {p.device} ({p.runtime}){': ' if sizes else ''}{sizes}",
         f"  step time   {seconds(p.step_time)}" + "".join(f"   {rate}" for rate in rates),
         "  interval    none: no measured residuals yet",
-        f"  MFU         {p.mfu:.1%} of the {p.compute_dtype} matrix peak (PaLM: no recompute, causal attention by its full square)",
+        f"  MFU         {p.mfu:.1%} of the {p.compute_dtype} matrix peak "
+        "(PaLM: no recompute, causal attention by its full square)",
         f"  HFU         {p.hfu:.1%} (all executed matrix flops, same square)",
-        f"  flops       {amount(p.model_flops)} model, {amount(p.hardware_flops)} executed; "
-        f"{p.parameters:,} parameters",
+        f"  flops       {amount(p.model_flops)}model, {amount(p.hardware_flops)}executed; {p.parameters:,} parameters",
         *_memory_lines(p),
         *_time_lines(p),
-        f"  coverage    {p.coverage.ops:.2%} of ops, {p.coverage.bytes:.2%} of bytes, {p.coverage.flop_counter:.2%} of the calls "
-        "FlopCounterMode knows",
+        f"  coverage    {p.coverage.ops:.2%} of ops, {p.coverage.bytes:.2%} of bytes, "
+        f"{p.coverage.flop_counter:.2%} of the calls that FlopCounterMode knows",
     ]
     if training is not None:
-        tokens = f", {amount(training.tokens)} tokens" if training.tokens else ""
+        tokens = f", {amount(training.tokens)}tokens" if training.tokens else ""
         lines.append(
-            f"  training    {training.steps:,.0f} steps{tokens}: {seconds(training.time)} = {training.days:,.4g} days without failures"
+            f"  training    {training.steps:,.0f} steps{tokens}: {seconds(training.time)} "
+            f"= {training.days:,.4g} days without failures"
         )
     return "\n".join([*lines, *(f"  note        {note}" for note in p.notes)])
 
@@ -54,15 +56,12 @@ def graph_text(graph: Graph, closed_form: float | None = None) -> str:
         f"  source      {graph.meta.get('implementation', 'module')}, optimizer {graph.meta.get('optimizer')}",
         f"  parameters  {graph.parameters():,} ({graph.parameters(trainable_only=True):,} trainable)",
         f"  ops         {graph.depth:,} a step, {sum(len(b.ops) for b in graph.blocks):,} stored",
-        f"  flops       {amount(model_flops)} matrix (model), "
-        f"{amount(float(graph.flops('matrix')))} executed, "
-        f"{amount(graph.flops('matrix', causal='half'))} with visible attention only, "
-        f"{amount(float(graph.flops('vector')))} vector",
+        f"  flops       {amount(model_flops)}matrix (model), {amount(graph.flops('matrix'))}executed, "
+        f"{amount(graph.flops('matrix', causal='half'))}with visible attention only, "
+        f"{amount(graph.flops('vector'))}vector",
     ]
     if closed_form is not None:
-        lines.append(
-            f"  6N+12LHQT   {amount(closed_form)}: captured / closed form = {model_flops / closed_form:.4f}"
-        )
+        lines.append(f"  6N+12LHQT   {amount(closed_form)}(captured / closed form = {model_flops / closed_form:.4f})")
     lines += [
         f"  traffic     {amount(graph.bytes())}B read and written",
         f"  coverage    {c.ops:.2%} of ops, {c.bytes:.2%} of bytes",
@@ -106,7 +105,10 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in cells
     )
 
@@ -117,12 +119,15 @@ def _memory_lines(p: Prediction) -> list[str]:
     parts = {role: size for role, size in p.memory.at_peak.items() if size >= 0.0005 * p.memory.peak}
     composition = ", ".join(f"{role} {_gib(size)}" for role, size in parts.items())
     lines = [
-        f"  memory      peak {_gib(peak)} of {_gib(p.capacity)}: {verdict} (first step {_gib(p.first_step_memory.peak)})",
+        f"  memory      peak {_gib(peak)} of {_gib(p.capacity)}: {verdict} "
+        f"(first step {_gib(p.first_step_memory.peak)})",
         f"              at the peak ({p.memory.peak_phase}, {p.memory.peak_module or 'root'}): {composition}",
     ]
     if p.memory.activations_at_peak:
         top = list(p.memory.activations_at_peak.items())[:3]
-        lines.append("              saved activations: " + ", ".join(f"{name or 'root'} {_gib(size)}" for name, size in top))
+        lines.append(
+            "              saved activations: " + ", ".join(f"{name or 'root'} {_gib(size)}" for name, size in top)
+        )
     return lines
 
 
@@ -130,7 +135,9 @@ def _time_lines(p: Prediction) -> list[str]:
     b = p.breakdown
     lines = [f"  phases      {_shares(b.phase, p.step_time)}"]
     if b.device_idle > 0.005 * p.step_time:
-        lines.append(f"  host        device waits {b.device_idle / p.step_time:.1%} of the step for the host to issue ops")
+        lines.append(
+            f"  host        device waits {b.device_idle / p.step_time:.1%} of the step for the host to issue ops"
+        )
     lines.append(f"  op classes  {_shares(b.op_class, b.device_busy)}")
     lines.append(f"  modules     {_shares(_parts(b.module), b.device_busy)}")
     lines.append(f"  bound by    {_shares(b.bound, b.device_busy)}")

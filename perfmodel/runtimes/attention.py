@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from perfmodel.graph.ir import Block, Graph, Op, Ref
+from perfmodel.graph.ir import Graph, Op, Ref
 from perfmodel.ops import Tensor
 from perfmodel.symbols import product
 
@@ -69,14 +69,26 @@ class _Emitter:
             absolute=self.logsumexp.absolute,
         )
 
-    def call(self, name: str, inputs: Mapping[str, Tensor], *results: Tensor, role: str = "temporary", attrs: Any = None) -> Tensor:
+    def call(
+        self, name: str, inputs: Mapping[str, Tensor], *results: Tensor, role: str = "temporary", attrs: Any = None
+    ) -> Tensor:
         """An op; results without a storage get one, those that the fused op made are made here."""
         made = tuple(self._stored(result, role) for result in results)
         refs = [Ref(tensor.storage, tensor.layer, tensor.absolute) for tensor in made]
-        new = [ref for ref, result in zip(refs, results, strict=True) if result.storage < 0 or ref in self.fused.allocates]
+        new = [
+            ref for ref, result in zip(refs, results, strict=True) if result.storage < 0 or ref in self.fused.allocates
+        ]
         fused = self.fused
         self.ops.append(
-            Op(name=name, phase=fused.phase, module=fused.module, inputs=inputs, outputs=made, attrs=attrs or {}, allocates=tuple(new))
+            Op(
+                name=name,
+                phase=fused.phase,
+                module=fused.module,
+                inputs=inputs,
+                outputs=made,
+                attrs=attrs or {},
+                allocates=tuple(new),
+            )
         )
         return made[0]
 
@@ -112,22 +124,30 @@ def _forward(emit: _Emitter, kept: dict[int, dict[str, int]]) -> tuple[Op, ...]:
     if key.shape[-3] != heads:
         # Grouped heads: every query head gets a copy of its keys and values.
         key = emit.call("aten.repeat_interleave", {"self": key}, emit.look(_of_heads(key, heads)))
-        value = own["value"] = emit.call("aten.repeat_interleave", {"self": value}, emit.look(_of_heads(value, heads)), role=role)
+        value = own["value"] = emit.call(
+            "aten.repeat_interleave", {"self": value}, emit.look(_of_heads(value, heads)), role=role
+        )
     own["key"] = emit.call("aten.mul", {"self": key}, emit.look(key.shape), role=role)
     if key.storage != op.inputs["key"].storage:
         emit.free(key)
     scores = emit.call(
-        "aten.bmm", {"self": _flat(scaled_query), "mat2": _transposed(_flat(own["key"]))}, emit.look(_flat_shape(square))
+        "aten.bmm",
+        {"self": _flat(scaled_query), "mat2": _transposed(_flat(own["key"]))},
+        emit.look(_flat_shape(square)),
     )
     mask = op.inputs.get("attn_mask")
     if mask is None and op.attrs.get("is_causal"):
         mask = emit.look((q_len, kv_len), storage=query.storage)
     if mask is not None:
         emit.call("aten.add_", {"self": scores, "other": mask}, scores)
-    weights = own["weights"] = emit.call("aten._softmax", {"self": scores}, emit.look(square), role=role, attrs={"dim": -1})
+    weights = own["weights"] = emit.call(
+        "aten._softmax", {"self": scores}, emit.look(square), role=role, attrs={"dim": -1}
+    )
     emit.free(scores)
     if op.attrs.get("dropout_p"):
-        weights = emit.call("aten.native_dropout", {"input": weights}, emit.look(square), emit.look(square, dtype="bool"), role=role)
+        weights = emit.call(
+            "aten.native_dropout", {"input": weights}, emit.look(square), emit.look(square, dtype="bool"), role=role
+        )
         own["dropped"], own["dropout_mask"] = emit.ops[-1].outputs
     emit.call("aten.bmm", {"self": _flat(weights), "mat2": _flat(value)}, out)
     kept[emit.logsumexp.storage] = {name: tensor.storage for name, tensor in own.items()}
@@ -156,7 +176,9 @@ def _backward(emit: _Emitter, kept: dict[int, dict[str, int]]) -> tuple[Op, ...]
         emit.free(wide)
 
     into(grad_value, "aten.bmm", {"self": _transposed(_flat(weights)), "mat2": _flat(grad)})
-    d_weights = emit.call("aten.bmm", {"self": _flat(grad), "mat2": _transposed(_flat(value))}, emit.look(_flat_shape(square)))
+    d_weights = emit.call(
+        "aten.bmm", {"self": _flat(grad), "mat2": _transposed(_flat(value))}, emit.look(_flat_shape(square))
+    )
     if "dropout_mask" in own:
         mask = emit.look(square, own["dropout_mask"], "bool")
         dropped = d_weights
@@ -167,7 +189,9 @@ def _backward(emit: _Emitter, kept: dict[int, dict[str, int]]) -> tuple[Op, ...]
     emit.free(d_weights)
     keys, queries = emit.look(all_keys, own["key"]), emit.look(query.shape, own["query"])
     d_query = emit.call("aten.bmm", {"self": _flat(d_scores), "mat2": _flat(keys)}, emit.look(_flat_shape(query.shape)))
-    d_key = emit.call("aten.bmm", {"self": _transposed(_flat(d_scores)), "mat2": _flat(queries)}, emit.look(_flat_shape(all_keys)))
+    d_key = emit.call(
+        "aten.bmm", {"self": _transposed(_flat(d_scores)), "mat2": _flat(queries)}, emit.look(_flat_shape(all_keys))
+    )
     emit.free(d_scores)
     emit.call("aten.mul", {"self": d_query}, grad_query)
     emit.free(d_query)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from perfmodel.errors import UnsupportedError
 from perfmodel.graph.ir import Block, Graph, Op, Ref, Storage
-from perfmodel.ops import Tensor
+from perfmodel.ops import Tensor, has_rule
 
 __all__ = ["merge_optimizer"]
 
@@ -83,7 +83,9 @@ def _by_parameter(block: Block, owners: Mapping[int, int]) -> dict[Ref, list[Op]
                 current = Ref(owners[tensor.storage], tensor.layer, tensor.absolute)
                 break
         if current is None:
-            raise UnsupportedError(f"optimizer op {op.name} touches no parameter; use a runtime whose optimizer is as-captured")
+            raise UnsupportedError(
+                f"optimizer op {op.name} touches no parameter; use a runtime whose optimizer is as-captured"
+            )
         groups.setdefault(current, []).append(op)
     return groups
 
@@ -92,7 +94,9 @@ def _fused(graph: Graph, blocks: Iterable[Block], owners: Mapping[int, int]) -> 
     optimizer = graph.meta.get("optimizer")
     kernel = _FUSED_KERNELS.get(str(optimizer))
     if kernel is None:
-        raise UnsupportedError(f"optimizer {optimizer!r} has no fused kernel in torch.optim; use a runtime with foreach or as-captured")
+        raise UnsupportedError(
+            f"optimizer {optimizer!r} has no fused kernel in torch.optim; use a runtime with foreach or as-captured"
+        )
     result: list[Block] = []
     for block in blocks:
         groups = _by_parameter(block, owners)
@@ -103,7 +107,11 @@ def _fused(graph: Graph, blocks: Iterable[Block], owners: Mapping[int, int]) -> 
                     key = _list_name(graph.storages[tensor.storage])
                     if key and tensor.strides is None:
                         inputs.setdefault(f"{key}.{position}", tensor)
-        made = {ref for op in block.ops for ref in op.allocates if graph.storages[ref.storage].role == "temporary"}
+
+        # The fused kernel keeps its temporaries in registers.
+        def kept(refs: Iterable[Ref]) -> list[Ref]:
+            return [ref for ref in refs if graph.storages[ref.storage].role != "temporary"]
+
         call = Op(
             name=kernel,
             phase="optimizer",
@@ -111,8 +119,8 @@ def _fused(graph: Graph, blocks: Iterable[Block], owners: Mapping[int, int]) -> 
             inputs=dict(sorted(inputs.items(), key=lambda item: _list_order(item[0]))),
             outputs=(),
             attrs={},
-            allocates=tuple(ref for op in block.ops for ref in op.allocates if ref not in made),
-            frees=tuple(ref for op in block.ops for ref in op.frees if ref not in made),
+            allocates=tuple(ref for op in block.ops for ref in kept(op.allocates)),
+            frees=tuple(ref for op in block.ops for ref in kept(op.frees)),
         )
         result.append(replace(block, ops=(call,)))
     return result
@@ -134,7 +142,7 @@ def _list_order(name: str) -> tuple[int, int]:
     return order.index(key), int(position)
 
 
-def _foreach(graph: Graph, blocks: list[Block], owners: Mapping[int, int]) -> list[Block]:
+def _foreach(_graph: Graph, blocks: list[Block], owners: Mapping[int, int]) -> list[Block]:
     grouped = [(block, list(_by_parameter(block, owners).values())) for block in blocks]
     length = max((len(ops) for _, groups in grouped for ops in groups), default=0)
     result: list[Block] = []
@@ -152,12 +160,13 @@ def _foreach(graph: Graph, blocks: list[Block], owners: Mapping[int, int]) -> li
 
 
 def _as_list(name: str, calls: list[Op], module: str) -> list[Op]:
-    plain = name.removeprefix("aten.")
-    if plain.startswith("_local_scalar"):
+    """One foreach call; ops that have no foreach form (answers to the host, states made) stay one by one."""
+    merged_name = f"aten._foreach_{name.removeprefix('aten.')}"
+    if not has_rule(merged_name):
         return calls
     inputs = {f"{key}.{i}": tensor for i, call in enumerate(calls) for key, tensor in call.inputs.items()}
     merged = Op(
-        name=f"aten._foreach_{plain}",
+        name=merged_name,
         phase="optimizer",
         module=module,
         inputs=inputs,

@@ -135,7 +135,9 @@ def load_runtime(name: str | os.PathLike[str]) -> Runtime:
     elif text in runtime_names():
         path = _FOLDER / f"{text}.yaml"
     else:
-        raise UnknownNameError("runtime", text, runtime_names(), f"known are {', '.join(runtime_names())}, or give a .yaml file")
+        raise UnknownNameError(
+            "runtime", text, runtime_names(), f"known are {', '.join(runtime_names())}, or give a .yaml file"
+        )
     file = load_model(path, _RuntimeFile)
     return Runtime(
         name=file.name,

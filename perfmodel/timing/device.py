@@ -97,8 +97,12 @@ def rates_of(device: Device, work: OpWork) -> Rates:
         constants for its family.
     """
     found = [
-        _rates(device, str(family), str(dtype), uses_matrix=bool(np.any(matrix > 0)), uses_vector=bool(np.any(vector > 0)))
-        for family, dtype, matrix, vector in zip(work.family, work.dtype, work.matrix_flops, work.vector_flops, strict=True)
+        _rates(
+            device, str(family), str(dtype), uses_matrix=bool(np.any(matrix > 0)), uses_vector=bool(np.any(vector > 0))
+        )
+        for family, dtype, matrix, vector in zip(
+            work.family, work.dtype, work.matrix_flops, work.vector_flops, strict=True
+        )
     ]
     matrix, vector, fraction, latency = (np.array(column) for column in zip(*found, strict=True))
     return Rates(
@@ -120,11 +124,15 @@ def op_times(work: OpWork, rates: Rates) -> OpTimes:
     rates : Rates
         Shape [ops], or [ops, …cases] to vary the hardware; broadcast against ``work``.
     """
-    axes = max(work.read.ndim, work.matrix_flops.ndim)
-    matrix = work.matrix_flops / _with_axes(rates.matrix, axes)
-    vector = work.vector_flops / _with_axes(rates.vector, axes)
-    memory = _memory_time(work.read + work.written, rates, axes)
-    latency = work.kernels * _with_axes(rates.latency, axes)
+    columns = (work.matrix_flops, work.vector_flops, work.read, work.written, work.kernels)
+    given = (rates.matrix, rates.vector, rates.latency, *rates.bandwidth, *(np.asarray(c) for c in rates.capacity))
+    # Costs and rates may each have case axes that the others lack, so all of them are aligned by their first axis.
+    axes = max(column.ndim for column in (*columns, *given))
+    matrix_flops, vector_flops, read, written, kernels = (_with_axes(column, axes) for column in columns)
+    matrix = matrix_flops / _with_axes(rates.matrix, axes)
+    vector = vector_flops / _with_axes(rates.vector, axes)
+    memory = _memory_time(read + written, rates, axes)
+    latency = kernels * _with_axes(rates.latency, axes)
     slowest = np.maximum(np.maximum(matrix, vector), memory)
     terms = np.stack(np.broadcast_arrays(np.zeros_like(slowest), matrix, vector, memory, latency))
     return OpTimes(
@@ -138,7 +146,9 @@ def op_times(work: OpWork, rates: Rates) -> OpTimes:
     )
 
 
-def _rates(device: Device, family: str, dtype: str, *, uses_matrix: bool, uses_vector: bool) -> tuple[float, float, float, float]:
+def _rates(
+    device: Device, family: str, dtype: str, *, uses_matrix: bool, uses_vector: bool
+) -> tuple[float, float, float, float]:
     if family in _NOTHING:
         return np.inf, np.inf, np.inf, 0.0
     constants, arithmetic = device.constants(family), device.constants("vector")
@@ -149,7 +159,7 @@ def _rates(device: Device, family: str, dtype: str, *, uses_matrix: bool, uses_v
 
 def _memory_time(size: Floats, rates: Rates, axes: int) -> Floats:
     """The nearest level serves what fits in it, the next one what exceeds it, and so on."""
-    left, time = size, np.zeros_like(size)
+    left, time = size, np.zeros(1)
     for bandwidth, capacity in zip(reversed(rates.bandwidth[1:]), reversed(rates.capacity[1:]), strict=True):
         served = np.minimum(left, _with_axes(np.asarray(capacity), axes))
         time = time + served / _with_axes(bandwidth, axes)

@@ -43,7 +43,13 @@ class Gpt(nn.Module):
     """A GPT with tied embeddings, optionally checkpointed."""
 
     def __init__(
-        self, vocab: int = 101, width: int = 32, heads: int = 4, depth: int = 5, dropout: float = 0.0, checkpointed: bool = False
+        self,
+        vocab: int = 101,
+        width: int = 32,
+        heads: int = 4,
+        depth: int = 5,
+        dropout: float = 0.0,
+        checkpointed: bool = False,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocab, width)
@@ -67,7 +73,7 @@ class ConvNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, groups=2), nn.ReLU()
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU()
         )
         self.classifier = nn.Linear(16, 10)
 

@@ -41,7 +41,7 @@ def test_the_users_module_is_left_as_it_was() -> None:
 def test_restored_after_a_failure_too() -> None:
     model = Mlp()
     weights = list(model.parameters())
-    with pytest.raises(ShapeError, match="layers.0.0"):
+    with pytest.raises(CaptureError, match=r"layers\.0\.0 during forward.*\[2, 7\]"):
         pm.capture(model, (torch.randn(2, 7), torch.randn(2, 7)), optimizer="adamw")
     assert all(a is b for a, b in zip(model.parameters(), weights, strict=True))
 
@@ -69,7 +69,10 @@ def test_attention_is_one_op_under_every_import_style() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.layer(x).mean()
 
-    assert names(pm.capture(Encoder(), (torch.randn(2, 8, 32),), optimizer=None), "forward").count("perfmodel.attention") == 1
+    assert (
+        names(pm.capture(Encoder(), (torch.randn(2, 8, 32),), optimizer=None), "forward").count("perfmodel.attention")
+        == 1
+    )
 
 
 def test_frozen_parameters_get_no_gradient_work() -> None:
@@ -141,7 +144,9 @@ def test_from_fx_takes_the_three_kinds_of_graphs() -> None:
     for graph_module in (traced, exported, made):
         graph = pm.from_fx(graph_module, (x, x))
         assert graph.flops(phase="forward") == wanted
-    assert pm.from_fx(traced, (x, x)).flops(phase="backward") == pm.capture(model, (x, x), optimizer=None).flops(phase="backward")
+    assert pm.from_fx(traced, (x, x)).flops(phase="backward") == pm.capture(model, (x, x), optimizer=None).flops(
+        phase="backward"
+    )
     with pytest.raises(CaptureError, match="GraphModule"):
         pm.from_fx(model, (x, x))
 
@@ -179,7 +184,7 @@ def test_data_dependent_shapes_are_refused_with_the_cure() -> None:
 
 def test_bad_arguments() -> None:
     x = torch.randn(2, 16)
-    with pytest.raises(UnknownNameError, match="did you mean 'adamw'"):
+    with pytest.raises(UnknownNameError, match="did you mean 'adam' or 'adamw'"):
         pm.capture(Mlp(), (x, x), optimizer="adamv")
     with pytest.raises(CaptureError, match="must be a factory"):
         pm.capture(Mlp(), (x, x), optimizer=torch.optim.SGD(Mlp().parameters(), lr=1.0))

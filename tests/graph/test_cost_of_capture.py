@@ -15,7 +15,8 @@ import perfmodel as pm
 begun = time.perf_counter()
 graph = pm.capture("llama-3.1-405b", batch=4, seq_len=8192, optimizer="adamw", implementation="reference", cache=False)
 spent = time.perf_counter() - begun
-print(json.dumps({"seconds": spent, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "ops": graph.depth}))
+resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"seconds": spent, "bytes": resident, "ops": graph.depth}))
 """
 
 PREDICT = """
@@ -30,7 +31,9 @@ finally:
 
 def run(code: str, tmp_path: Path) -> str:
     environment = {**os.environ, "PERFMODEL_CACHE": str(tmp_path)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_405b_within_seconds_and_a_gigabyte(tmp_path: Path) -> None:
@@ -42,6 +45,8 @@ def test_405b_within_seconds_and_a_gigabyte(tmp_path: Path) -> None:
 
 
 def test_a_cached_graph_is_predicted_without_torch(tmp_path: Path) -> None:
-    run("from perfmodel.cli import main; main(['capture', 'llama-3.1-405b', '--batch', '4', '--seq', '8192'])", tmp_path)
+    run(
+        "from perfmodel.cli import main; main(['capture', 'llama-3.1-405b', '--batch', '4', '--seq', '8192'])", tmp_path
+    )
     told = json.loads(run(PREDICT, tmp_path))
     assert told["step_time_s"] > 0 and told["fits"] is False

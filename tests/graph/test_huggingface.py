@@ -123,13 +123,51 @@ def test_an_attention_mask_reaches_attention(name: str, monkeypatch: pytest.Monk
     assert (tuple(mask.shape), mask.dtype, is_causal) == ((2, 1, 8, 8), torch.bool, False)
 
 
+@pytest.mark.parametrize("traceable", [False, True])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_all_logits_are_kept_without_a_copy_in_backward(name: str, traceable: bool) -> None:
+    """On symbolic sizes, as real tensors of these sizes have none."""
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[str] = []
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func._opname)
+            return func(*args, **(kwargs or {}))
+
+    def step(module: Any, ids: Any) -> int:
+        seen.clear()
+        with Names():
+            module(input_ids=ids, labels=ids).loss.backward()
+        return sum(op == "slice_backward" for op in seen)
+
+    real = step(huggingface.build(DIMS[name], TASKS[name]), torch.zeros(3, 8, dtype=torch.int64))
+    fake = FakeTensorMode(shape_env=ShapeEnv())
+    with fake:
+        module = huggingface.build(DIMS[name], TASKS[name])
+    dynamic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, DimDynamic.DYNAMIC])
+    ids = fake.from_tensor(torch.zeros(3, 8, dtype=torch.int64), symbolic_context=dynamic)
+    with huggingface.traceable() if traceable else contextlib.nullcontext(), fake, enable_python_dispatcher():
+        symbolic = step(module, ids)
+    assert symbolic == real if traceable else symbolic >= real + 2
+
+
 def test_traceable_puts_back_what_it_patched() -> None:
     import transformers.masking_utils as masking
 
     before = masking.find_packed_sequence_indices
-    with pytest.raises(KeyError), huggingface.traceable():
-        assert masking.find_packed_sequence_indices is not before
-        raise KeyError
+
+    def fail_inside() -> None:
+        with huggingface.traceable():
+            assert masking.find_packed_sequence_indices is not before
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
     assert masking.find_packed_sequence_indices is before
 
 

@@ -26,13 +26,23 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_the_hash_sees_what_is_computed() -> None:
     x = torch.randn(2, 16)
-    hashes = {content_hash(pm.capture(Mlp(depth=depth), (x, x), optimizer=opt)) for depth in (2, 3) for opt in ("sgd", None)}
+    hashes = {
+        content_hash(pm.capture(Mlp(depth=depth), (x, x), optimizer=opt)) for depth in (2, 3) for opt in ("sgd", None)
+    }
     assert len(hashes) == 4
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"format": "perfmodel-graph"}', '{"format": "perfmodel-graph", "version": 99}', "[" * 100_000],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": "perfmodel-graph"}',
+        '{"format": "perfmodel-graph", "version": 99}',
+        "[" * 100_000,
+    ],
 )
 def test_damaged_files_are_one_line_errors(tmp_path: Path, text: str) -> None:
     path = tmp_path / "g.json"

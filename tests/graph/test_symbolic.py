@@ -17,14 +17,19 @@ MODELS = {"gpt2": 1024, "llama-3.1-8b": 131072, "bert-base-uncased": 512}
 
 def points(longest: int) -> list[tuple[int, int]]:
     random = np.random.default_rng(0)
-    sizes = [(int(b), int(s)) for b, s in zip(random.integers(2, 65, 16), random.integers(2, min(longest, 9000), 16), strict=True)]
+    sizes = [
+        (int(b), int(s))
+        for b, s in zip(random.integers(2, 65, 16), random.integers(2, min(longest, 9000), 16), strict=True)
+    ]
     return [*sizes, (2, 2), (7, longest), (64, 33), (3, 511)]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_symbolic_equals_static_at_twenty_points(name: str) -> None:
     def captured(batch: int, seq: int) -> pm.Graph:
-        return pm.capture(name, batch=batch, seq_len=seq, optimizer="sgd", layers=2, implementation="reference", cache=False)
+        return pm.capture(
+            name, batch=batch, seq_len=seq, optimizer="sgd", layers=2, implementation="reference", cache=False
+        )
 
     symbolic = captured(4, 64)
     assert not any("==" in guard for guard in symbolic.guards), "a dimension was fixed"
@@ -38,7 +43,12 @@ def test_symbolic_equals_static_at_twenty_points(name: str) -> None:
 
 def test_every_activation_depends_on_batch_and_sequence() -> None:
     graph = pm.capture("llama-3.1-8b", batch=4, seq_len=64, optimizer=None, implementation="reference", cache=False)
-    shapes = [t.shape for op, _ in graph.ops() for t in op.outputs if op.phase == "forward" and op.module.startswith("layers.*.mlp")]
+    shapes = [
+        t.shape
+        for op, _ in graph.ops()
+        for t in op.outputs
+        if op.phase == "forward" and op.module.startswith("layers.*.mlp")
+    ]
     assert shapes
     assert all(symbols_of(size) for shape in shapes for size in shape if not isinstance(size, int))
     assert not any(size in (64, 4, 256) for shape in shapes for size in shape)
@@ -83,7 +93,9 @@ def test_causal_attention_counted_both_ways() -> None:
 @pytest.mark.parametrize("name", ["gpt2", "llama-2-7b", "llama-3.1-70b"])
 def test_folded_equals_full(name: str) -> None:
     def captured(folded: bool) -> pm.Graph:
-        return pm.capture(name, batch=2, seq_len=256, optimizer="adamw", implementation="reference", folded=folded, cache=False)
+        return pm.capture(
+            name, batch=2, seq_len=256, optimizer="adamw", implementation="reference", folded=folded, cache=False
+        )
 
     folded, full = captured(True), captured(False)
     assert folded.stacks == full.stacks
@@ -93,6 +105,8 @@ def test_folded_equals_full(name: str) -> None:
     for first in (False, True):
         a, b = pm.memory_profile(folded, first_step=first), pm.memory_profile(full, first_step=first)
         assert a.peak == b.peak and a.at_peak == b.at_peak
-    spelled = [[(op.name, op.phase, op.module) for block in unfold(g).blocks for op in block.ops] for g in (folded, full)]
+    spelled = [
+        [(op.name, op.phase, op.module) for block in unfold(g).blocks for op in block.ops] for g in (folded, full)
+    ]
     assert spelled[0] == spelled[1]
     assert pm.graph.content_hash(folded) == pm.graph.content_hash(full)

@@ -138,8 +138,9 @@ def step_of(module: Any, inputs: dict[str, Any]) -> Ops:
     return ops
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "checkpointing"), [("float32", False), ("bfloat16", True)], ids=["float32", "bfloat16-checkpointed"]
+)
 def test_same_ops(case: tuple[TransformerDims, bool], dtype: str, checkpointing: bool) -> None:
     dims, padded = case
     ours, theirs = pair(dims, dtype, gradient_checkpointing=checkpointing)

@@ -48,6 +48,18 @@ def test_modules_have_the_parameters_of_the_formula(name: str) -> None:
     assert len(module.get_submodule(stack)) == layers
 
 
+@pytest.mark.parametrize("name", catalogue.names())
+def test_hugging_face_has_the_same_parameters(name: str) -> None:
+    pytest.importorskip("transformers")
+    entry = catalogue.get(name)
+    layers = min(entry.dims.num_hidden_layers, 3)
+    module, stack = build(entry, implementation="huggingface", layers=layers)
+    assert sum(p.numel() for p in module.parameters()) == entry.dims.with_layers(layers).parameters()
+    assert {str(p.dtype) for p in module.parameters()} == {f"torch.{entry.dtype}"}
+    assert stack == entry.stacks["huggingface"]
+    assert len(module.get_submodule(stack)) == layers
+
+
 def test_full_depth_by_default() -> None:
     module, stack = build(catalogue.get("gpt2"))
     assert len(module.get_submodule(stack)) == 12

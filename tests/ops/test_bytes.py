@@ -125,6 +125,9 @@ def test_batch_norm_updates_its_running_statistics_in_training_only() -> None:
     frozen = cost_of("aten.native_batch_norm", inputs, [x, tensor(0), tensor(0)], training=False)
     assert frozen.written == 4 * 2 * 8 * 25
     assert (training.rows, training.cols) == (8, 50)
+    # Statistics and transformation, or the transformation only; eight steps an element, or four.
+    assert (training.kernels, frozen.kernels) == (2, 1)
+    assert (training.vector_flops, frozen.vector_flops) == (8 * 400, 4 * 400)
 
 
 def test_softmax_rows_run_along_its_dimension() -> None:
@@ -178,6 +181,8 @@ def test_elementwise_in_place_reads_and_writes_its_self() -> None:
     c = cost_of("aten.add_", {"self": x, "other": y}, [x], alpha=0.5)
     assert (c.read, c.written) == (8 * 4 * 4 + 8 * 4 * 2, 8 * 4 * 4)
     assert (c.dtype, c.vector_flops) == ("float32", 2 * 32)
+    # What an in-place op writes is its self, whether or not its result is named.
+    assert cost_of("aten.add_", {"self": x, "other": y}, alpha=0.5) == c
 
 
 def test_a_broadcast_operand_is_read_once() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from perfmodel.ops import Tensor
@@ -76,10 +76,26 @@ def launches(sizes: list[int], limit: int) -> int:
     return count + (blocks > 0)
 
 
-@given(st.lists(st.integers(0, 60 * 2**20), max_size=150) | st.lists(st.integers(1, 2**17), max_size=400))
+#: Chunks of a tensor around what fills a launch of 320 blocks.
+chunk_counts = st.sampled_from([0, 1, 2, 63, 64, 159, 160, 161, 319, 320, 321, 639, 640, 641])
+near_the_limits = st.builds(
+    lambda chunks, short: max(0, chunks * 65536 - short), chunk_counts, st.sampled_from([0, 1, 65535])
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 260).flatmap(lambda n: st.lists(near_the_limits, min_size=n, max_size=n)) | st.lists(near_the_limits)
+)
+@example([1] * 110)
+@example([1] * 111)
+@example([320 * 65536] + [1] * 110)
+@example([320 * 65536] + [1] * 111)
+@example([321 * 65536] + [1] * 109)
+@example([321 * 65536] + [1] * 110)
 def test_launches_follow_the_loop_of_multi_tensor_apply(sizes: list[int]) -> None:
     shapes = [(size,) for size in sizes]
-    if sizes:
-        assert cost_of("aten._foreach_mul_", lists(shapes, "self"), scalar=2).kernels == launches(sizes, 110)
-        fused = lists(shapes, "self", "grads", "exp_avgs", "exp_avg_sqs")
-        assert cost_of("aten._fused_adam_", fused).kernels == launches(sizes, 36)
+    assume(sizes)
+    assert cost_of("aten._foreach_mul_", lists(shapes, "self"), scalar=2).kernels == launches(sizes, 110)
+    fused = lists(shapes, "self", "grads", "exp_avgs", "exp_avg_sqs")
+    assert cost_of("aten._fused_adam_", fused).kernels == launches(sizes, 36)

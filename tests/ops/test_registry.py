@@ -30,7 +30,7 @@ def test_a_second_rule_is_refused() -> None:
     def rule(call: object) -> OpCost:
         raise AssertionError
 
-    with pytest.raises(ValueError, match="'aten.mm' has a rule already"):
+    with pytest.raises(ValueError, match=r"'aten\.mm' has a rule already"):
         register("aten.mm")(rule)
 
 

@@ -30,7 +30,9 @@ def real_peaks(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list[
 
 
 def _resident(model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: dict[str, torch.Tensor]) -> int:
-    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    states = [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
     tensors = [*model.parameters(), *model.buffers(), *inputs.values(), *states]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 

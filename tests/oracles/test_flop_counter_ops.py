@@ -210,8 +210,9 @@ class Activations(nn.Module):
             [
                 nn.ELU(), nn.CELU(), nn.SELU(), nn.LeakyReLU(), nn.ReLU6(), nn.Hardtanh(), nn.Hardswish(), nn.Mish(),
                 nn.Hardsigmoid(), nn.Softplus(), nn.Softshrink(), nn.Hardshrink(), nn.Tanhshrink(), nn.LogSigmoid(),
-                nn.Sigmoid(), nn.Tanh(), nn.Softsign(), nn.PReLU(), nn.Softmin(-1), nn.LogSoftmax(-1), nn.Threshold(0.1, 1),
-                nn.GELU("tanh"), nn.RMSNorm(8), nn.InstanceNorm1d(3), nn.Dropout(0.2, inplace=True),
+                nn.Sigmoid(), nn.Tanh(), nn.Softsign(), nn.PReLU(), nn.Softmin(-1), nn.LogSoftmax(-1),
+                nn.Threshold(0.1, 1), nn.GELU("tanh"), nn.RMSNorm(8), nn.InstanceNorm1d(3),
+                nn.Dropout(0.2, inplace=True),
             ]
         )  # fmt: skip
 

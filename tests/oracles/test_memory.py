@@ -16,7 +16,9 @@ from tests.models.tiny import tiny_dims
 from tests.oracles.real_memory import real_peaks
 
 IMPLEMENTATIONS = [
-    pytest.param("huggingface", marks=pytest.mark.skipif(not huggingface.available(), reason="transformers isn't installed")),
+    pytest.param(
+        "huggingface", marks=pytest.mark.skipif(not huggingface.available(), reason="transformers isn't installed")
+    ),
     "reference",
 ]
 
@@ -50,4 +52,6 @@ def test_peak_of_a_module_of_ones_own(checkpointed: bool) -> None:
     model, tokens = Gpt(depth=4, dropout=0.1, checkpointed=checkpointed), ids()
     real = real_peaks(model, {"ids": tokens, "labels": tokens})
     graph = pm.capture(model, kwargs={"ids": tokens, "labels": tokens}, optimizer="adamw", dispatch="cpu")
-    assert [pm.memory_profile(graph, first_step=first).peak for first in (True, False)] == pytest.approx(real, rel=0.005)
+    assert [pm.memory_profile(graph, first_step=first).peak for first in (True, False)] == pytest.approx(
+        real, rel=0.005
+    )

@@ -90,7 +90,8 @@ def test_foreach_keeps_a_temporary_of_all_parameters() -> None:
 def test_foreach_and_fused_touch_what_torch_optim_touches() -> None:
     graph = gpt()
     single, foreach, fused = (
-        g.bytes(phase="optimizer") for g in (graph, rewrite(graph, runtime(optimizer="foreach")), rewrite(graph, runtime(optimizer="fused")))
+        g.bytes(phase="optimizer")
+        for g in (graph, rewrite(graph, runtime(optimizer="foreach")), rewrite(graph, runtime(optimizer="fused")))
     )
     assert foreach == pytest.approx(single, rel=0.02)
     # A fused AdamW reads weight, gradient and two moments and writes weight and moments: seven tensors.

@@ -1,8 +1,8 @@
-"""Scaled-dot-product attention as one op.
+"""Attention as one op, and dropout as the device runs it.
 
 PyTorch picks a kernel by device, type, mask and dropout, and decomposes
-attention on devices without one. A capture must not depend on the machine it
-runs on, so attention is recorded as ``perfmodel.attention`` and
+scaled-dot-product attention on devices without one. A capture must not depend on
+the machine it runs on, so attention is recorded as ``perfmodel.attention`` and
 ``perfmodel.attention_backward``; what kernel runs is decided later, by the
 :class:`perfmodel.runtimes.Runtime`.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
-__all__ = ["as_on_cpu", "as_one_op"]
+__all__ = ["as_one_op", "dropout_as"]
 
 _ARGUMENTS = "Tensor? attn_mask, float dropout_p, bool is_causal, float? scale, bool enable_gqa"
 
@@ -34,7 +34,7 @@ def _ops() -> Any:
     )
 
     @torch.library.register_fake("perfmodel::attention")
-    def _(query: Any, key: Any, value: Any, attn_mask: Any, dropout_p: Any, *rest: Any) -> Any:
+    def _(query: Any, _key: Any, value: Any, *_settings: Any) -> Any:
         # Fused kernels write the output as [batch, length, heads, head_dim], so that
         # merging the heads afterwards costs no copy.
         *batch, heads, length, _ = query.shape
@@ -43,7 +43,7 @@ def _ops() -> Any:
         return out, logsumexp
 
     @torch.library.register_fake("perfmodel::attention_backward")
-    def _(grad_out: Any, query: Any, key: Any, value: Any, *rest: Any) -> Any:
+    def _(_grad_out: Any, query: Any, key: Any, value: Any, *_saved: Any) -> Any:
         return tuple(_interleaved(tensor) for tensor in (query, key, value))
 
     return torch.ops.perfmodel
@@ -100,19 +100,28 @@ def as_one_op() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_on_cpu() -> Iterator[None]:
-    """While active, dropout is what PyTorch's C++ runs on a CPU: noise in the input's own type.
+def dropout_as(kind: str) -> Iterator[None]:
+    """While active, dropout is recorded as an accelerator (``"neutral"``) or a CPU runs it.
 
-    PyTorch's Python decomposition, which symbolic sizes go through, is that of an
-    accelerator (``native_dropout``, a mask of bytes). Attention needs nothing:
-    left alone it is dispatched as on this CPU.
+    An accelerator runs ``native_dropout``, which keeps a mask of bytes; a CPU
+    multiplies by noise in the input's own type. Both return the input itself
+    where nothing is dropped, which PyTorch's decomposition for symbolic sizes doesn't.
     """
     op = torch.ops.aten.dropout.default
     kernels = dict(op.py_kernels)
     op.py_kernels.clear()
+    if kind == "neutral":
+        op.py_kernels[torch._C.DispatchKey.CompositeImplicitAutograd] = _native_dropout
     op._dispatch_cache.clear()
     try:
         yield
     finally:
+        op.py_kernels.clear()
         op.py_kernels.update(kernels)
         op._dispatch_cache.clear()
+
+
+def _native_dropout(tensor: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    if not train or p == 0:
+        return tensor
+    return torch.ops.aten.native_dropout(tensor, p, train)[0]  # type: ignore[no-any-return]

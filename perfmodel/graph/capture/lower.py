@@ -28,7 +28,7 @@ def lower(
     calls = recorder.calls
     modules = _modules(recorder)
     roles = _roles(recorder)
-    names = _names(recorder, modules, roles)
+    names = _names(recorder, modules)
     storages = tuple(
         Storage(
             name=names[index],
@@ -112,7 +112,8 @@ def _touched(call: Call) -> Iterable[int]:
 
 def _modules(recorder: Recorder) -> list[str]:
     """Every op's module. Optimizer ops belong to the parameter that they update;
-    an op of which autograd doesn't tell belongs where the op before it did."""
+    an op of which autograd doesn't tell belongs where the op before it did.
+    """
     owned = [record.module if record.role else "" for record in recorder.storages]
     modules: list[str] = []
     for call in recorder.calls:
@@ -152,9 +153,10 @@ def _roles(recorder: Recorder) -> list[str]:
     return roles
 
 
-def _names(recorder: Recorder, modules: list[str], roles: list[str]) -> list[str]:
+def _names(recorder: Recorder, modules: list[str]) -> list[str]:
     """A name for each storage: that of its parameter, or the op that made it with a running number
-    within module and phase, so that the same storage of two layers has the same name but for the layer."""
+    within module and phase, so that the same storage of two layers has the same name but for the layer.
+    """
     names = [record.name for record in recorder.storages]
     counts: dict[str, int] = {}
     for call, module in zip(recorder.calls, modules, strict=True):

@@ -20,7 +20,14 @@ from perfmodel.symbols import Dim
 __all__ = ["Call", "Recorder", "StorageRecord"]
 
 _SILENT = ("prim", "profiler")  # namespaces of questions that run nothing
-_SILENT_OPS = ("sym_size", "sym_stride", "sym_numel", "sym_storage_offset", "is_same_size", "_has_compatible_shallow_copy_type")
+_SILENT_OPS = (
+    "sym_size",
+    "sym_stride",
+    "sym_numel",
+    "sym_storage_offset",
+    "is_same_size",
+    "_has_compatible_shallow_copy_type",
+)
 
 
 @dataclass(slots=True)
@@ -50,7 +57,7 @@ class Call:
 
 
 class Recorder(TorchDispatchMode):
-    """A dispatch mode that turns ops into :class:`Call`\\ s.
+    """A dispatch mode that turns ops into records (:class:`Call`).
 
     Parameters
     ----------
@@ -87,7 +94,7 @@ class Recorder(TorchDispatchMode):
             self._stack.append(self._paths.get(id(part), self._stack[-1] if self._stack else ""))
             self.where = self._stack[-1]
 
-        def leave(part: torch.nn.Module, _args: Any, _result: Any) -> None:
+        def leave(_part: torch.nn.Module, _args: Any, _result: Any) -> None:
             if self._stack:
                 self._stack.pop()
 
@@ -111,7 +118,7 @@ class Recorder(TorchDispatchMode):
             record.trainable = tensor.requires_grad
             self._owner_of_parameter[tensor] = module
 
-    def owner(self, parameter: torch.nn.Parameter) -> str:
+    def owner(self, parameter: torch.Tensor) -> str:
         """Path of the module that a parameter belongs to."""
         return self._owner_of_parameter[parameter]  # type: ignore[no-any-return]
 
@@ -136,8 +143,8 @@ class Recorder(TorchDispatchMode):
         if func.namespace in _SILENT or func._opname in _SILENT_OPS:
             return func(*args, **kwargs)
         phase = self.phase
-        if phase == "backward" and torch.is_grad_enabled() and torch._C._current_autograd_node() is not None:
-            phase = "recompute"  # autograd nodes run with gradients off; only a checkpoint turns them on
+        if phase == "backward" and self._recomputing():
+            phase = "recompute"
         module = self._module(phase)
         before = len(self.storages)
         looks = [self._look(arg) for arg in args], {key: self._look(arg) for key, arg in kwargs.items()}
@@ -156,6 +163,10 @@ class Recorder(TorchDispatchMode):
         call.allocates = list(range(before, len(self.storages)))
         return result
 
+    def _recomputing(self) -> bool:
+        """Autograd nodes run with gradients off and enter no module; a checkpoint that runs forward again does."""
+        return bool(self._stack) or (torch.is_grad_enabled() and torch._C._current_autograd_node() is not None)
+
     def _answer(self, tensor: torch.Tensor, phase: str, module: str | None) -> Any:
         self.answers["optimizer" if "optimizer" in phase else module or "(root)"] += 1
         if tensor.dtype == torch.bool:
@@ -172,7 +183,7 @@ class Recorder(TorchDispatchMode):
             return None
         variable = getattr(node, "variable", None)
         if variable is not None:
-            return self._owner_of_parameter.get(variable)
+            return self.owner(variable) if variable in self._owner_of_parameter else None
         return self._module_of_node.get(node._sequence_nr())
 
     def _look(self, value: Any) -> Any:
@@ -188,8 +199,8 @@ class Recorder(TorchDispatchMode):
     def _tensor(self, tensor: torch.Tensor) -> Tensor:
         shape, strides = tensor.shape, tensor.stride()
         key = (
-            tuple(s if type(s) is int else s.node.expr for s in shape),
-            tuple(s if type(s) is int else s.node.expr for s in strides),
+            tuple(s.node.expr if isinstance(s, torch.SymInt) else s for s in shape),
+            tuple(s.node.expr if isinstance(s, torch.SymInt) else s for s in strides),
         )
         look = self._looks.get(key)
         if look is None:
@@ -197,7 +208,10 @@ class Recorder(TorchDispatchMode):
             steps = tuple(self.symbols.dim(s) for s in strides)
             look = self._looks[key] = (sizes, None if steps == _contiguous(sizes) else steps)
         return Tensor(
-            shape=look[0], strides=look[1], dtype=str(tensor.dtype).removeprefix("torch."), storage=self._storage(tensor)
+            shape=look[0],
+            strides=look[1],
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            storage=self._storage(tensor),
         )
 
     def _storage(self, tensor: torch.Tensor) -> int:

@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from perfmodel.errors import CaptureError, PerfModelError, ShapeError, UnknownNameError
-from perfmodel.graph.capture.attention import as_on_cpu, as_one_op
+from perfmodel.errors import CaptureError, PerfModelError, UnknownNameError
+from perfmodel.graph.capture.attention import as_one_op, dropout_as
+from perfmodel.graph.capture.fakes import fake_attributes, fakes_in
 from perfmodel.graph.capture.lower import lower
 from perfmodel.graph.capture.recorder import Recorder
+from perfmodel.graph.capture.shapes import Shapes
 from perfmodel.graph.capture.symbolic import SymbolTable
 from perfmodel.graph.ir import Graph
 
-__all__ = ["OPTIMIZERS", "OptimizerLike", "capture_module", "capture_forward"]
+__all__ = ["OPTIMIZERS", "OptimizerLike", "capture_forward", "capture_module"]
 
 #: torch.optim optimizers by name, one kernel a tensor and operation: what a
 #: captured step holds. Foreach and fused kernels are the runtime's business.
@@ -94,28 +96,28 @@ def capture_module(
     """
     if not isinstance(module, torch.nn.Module):
         raise CaptureError(
-            f"capture takes an nn.Module or a model name, not {type(module).__name__}; wrap a function in a module whose "
-            "forward returns the loss"
+            f"capture takes an nn.Module or a model name, not {type(module).__name__}; "
+            "wrap a function in a module whose forward returns the loss"
         )
     kwargs = dict(kwargs or {})
-    placed = _Shapes.of(args, kwargs, dynamic_shapes)
+    placed = Shapes.of(args, kwargs, dynamic_shapes)
     symbols = SymbolTable({**placed.hints, **(hints or {})})
     recorder = Recorder(module, symbols)
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=symbols.shape_env)
     say = progress or (lambda _phase: None)
-    with _fakes_in(module, fake) as trainable:
+    with fakes_in(module, fake) as trainable:
         with fake:
             call_args, call_kwargs = placed.tensors(symbols)
             for key, (shape, dtype) in (inputs or {}).items():
                 sizes = [symbols.sizes[size] if isinstance(size, str) else size for size in shape]
                 call_kwargs[key] = torch.zeros(sizes, dtype=getattr(torch, dtype))
         _declare_resident(recorder, module, call_args, call_kwargs)
-        kernels = as_one_op() if dispatch == "neutral" else as_on_cpu()
-        with enable_python_dispatcher(), fake, recorder.modules_named(), kernels:
-            _run_step(recorder, module, call_args, call_kwargs, optimizer, trainable, say)
+        attention = as_one_op() if dispatch == "neutral" else contextlib.nullcontext()
+        with enable_python_dispatcher(), fake, recorder.modules_named(), attention, dropout_as(dispatch):
+            kind = _run_step(recorder, module, call_args, call_kwargs, optimizer, trainable, say)
     details = {
         "torch": importlib.metadata.version("torch"),
-        "optimizer": optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", None) if optimizer else None,
+        "optimizer": kind,
         "training": module.training,
         "dispatch": dispatch,
         **(meta or {}),
@@ -130,7 +132,9 @@ def capture_module(
     )
 
 
-def capture_forward(graph_module: torch.fx.GraphModule, example_inputs: Sequence[Any], *, name: str | None = None) -> Graph:
+def capture_forward(
+    graph_module: torch.fx.GraphModule, example_inputs: Sequence[Any], *, name: str | None = None
+) -> Graph:
     """Record a :class:`torch.fx.GraphModule` that the user made.
 
     The graph is run as it stands (``symbolic_trace``, ``torch.export(...).module()``,
@@ -150,27 +154,35 @@ def capture_forward(graph_module: torch.fx.GraphModule, example_inputs: Sequence
     """
     if not isinstance(graph_module, torch.fx.GraphModule):
         raise CaptureError(
-            f"from_fx takes a torch.fx.GraphModule, not {type(graph_module).__name__}; for a module use perfmodel.capture, "
-            "for an ExportedProgram pass its .module()"
+            f"from_fx takes a torch.fx.GraphModule, not {type(graph_module).__name__}; "
+            "for a module use perfmodel.capture, for an ExportedProgram pass its .module()"
         )
     symbols = SymbolTable({})
     recorder = Recorder(graph_module, symbols)
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=symbols.shape_env)
-    placed = _Shapes.of(example_inputs, {}, None)
-    with _fakes_in(graph_module, fake):
+    placed = Shapes.of(example_inputs, {}, None)
+    with fakes_in(graph_module, fake):
         with fake:
             args, _ = placed.tensors(symbols)
         _declare_resident(recorder, graph_module, args, {})
-        with enable_python_dispatcher(), fake, as_one_op(), _attributes_fake(graph_module, fake):
-            with _readable_errors(recorder):
-                recorder.phase = "forward"
-                with recorder:
-                    result = _NamingInterpreter(graph_module, recorder).run(*args)
-                    if isinstance(result, torch.Tensor) and result.numel() == 1 and result.requires_grad:
-                        recorder.phase = "backward"
-                        result.backward()
-                recorder.phase = "done"
-                del result, args
+        kernels = (
+            fake_attributes(graph_module, fake),
+            enable_python_dispatcher(),
+            fake,
+            as_one_op(),
+            dropout_as("neutral"),
+        )
+        with contextlib.ExitStack() as stack, _readable_errors(recorder):
+            for context in kernels:
+                stack.enter_context(context)
+            recorder.phase = "forward"
+            with recorder:
+                result = _NamingInterpreter(graph_module, recorder).run(*args)
+                if isinstance(result, torch.Tensor) and result.numel() == 1 and result.requires_grad:
+                    recorder.phase = "backward"
+                    result.backward()
+            recorder.phase = "done"
+            del result, args
     return lower(
         recorder,
         name=name or type(graph_module).__name__,
@@ -189,11 +201,9 @@ class _NamingInterpreter(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         stack = n.meta.get("nn_module_stack")
-        if stack:
-            path = str(list(stack.values())[-1][0])
-        else:
-            path = n.target if n.op == "call_module" else n.name
-        with self._recorder.inside(str(path)):
+        own = n.target if n.op == "call_module" else n.name
+        path = str(list(stack.values())[-1][0] if stack else own)
+        with self._recorder.inside(path):
             return super().run_node(n)
 
 
@@ -205,8 +215,9 @@ def _run_step(
     optimizer: OptimizerLike,
     trainable: list[torch.nn.Parameter],
     say: Progress,
-) -> None:
-    """Forward, backward, two optimizer steps (the first makes its state), release."""
+) -> str | None:
+    """Forward, backward, two optimizer steps (the first makes its state), release; the optimizer's kind."""
+    kind: str | None = None
     names = WeakIdKeyDictionary({p: n for n, p in module.named_parameters()})
     with _readable_errors(recorder), recorder:
         say("forward")
@@ -222,17 +233,21 @@ def _run_step(
         if optimizer is not None:
             say("optimizer")
             stepper = _make_optimizer(optimizer, trainable)
-            for recorder.phase in ("first optimizer", "optimizer"):
+            kind = optimizer if isinstance(optimizer, str) else type(stepper).__name__.lower()
+            for phase in ("first optimizer", "optimizer"):
+                recorder.phase = phase
                 stepper.step()
-                for parameter, state in stepper.state.items():
+                for owner, state in stepper.state.items():
                     for key, value in state.items():
                         if isinstance(value, torch.Tensor):
-                            recorder.own(value, "optimizer", f"{names[parameter]}.{key}", recorder.owner(parameter))
+                            recorder.own(value, "optimizer", f"{names[owner]}.{key}", recorder.owner(owner))
         recorder.phase = "release"
         for parameter in trainable:
             recorder.release(parameter)
         del result, loss
         recorder.phase = "done"
+    return kind
+
 
 def _make_optimizer(optimizer: OptimizerLike, trainable: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     if isinstance(optimizer, torch.optim.Optimizer):
@@ -267,9 +282,13 @@ def _find_loss(result: Any, module: torch.nn.Module) -> torch.Tensor:
         raise CaptureError(f"{name} has no loss: it returned {type(result).__name__}; {cure}")
     if loss.dim() > 1 or any(not isinstance(size, int) or size != 1 for size in loss.shape):
         shape = tuple(str(size) for size in loss.shape)
-        raise CaptureError(f"{name} has no loss: it returned a tensor of shape ({', '.join(shape)}), not a scalar; {cure}")
+        raise CaptureError(
+            f"{name} has no loss: it returned a tensor of shape ({', '.join(shape)}), not a scalar; {cure}"
+        )
     if not loss.requires_grad:
-        raise CaptureError(f"the loss of {name} depends on no trainable parameter; unfreeze one, or check for no_grad()")
+        raise CaptureError(
+            f"the loss of {name} depends on no trainable parameter; unfreeze one, or check for no_grad()"
+        )
     return loss
 
 
@@ -286,49 +305,6 @@ def _declare_resident(recorder: Recorder, module: torch.nn.Module, args: list[An
 
 
 @contextlib.contextmanager
-def _fakes_in(module: torch.nn.Module, fake: FakeTensorMode) -> Iterator[list[torch.nn.Parameter]]:
-    """Put fake tensors in the place of parameters and buffers; yields the trainable ones; puts all back."""
-    memo = WeakIdKeyDictionary()
-    kept: list[tuple[dict[str, Any], str, Any]] = []
-
-    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor not in memo:
-            with fake:
-                made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
-            if isinstance(tensor, torch.nn.Parameter):
-                made = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
-            memo[tensor] = made
-        return memo[tensor]  # type: ignore[no-any-return]
-
-    try:
-        for part in module.modules():
-            for table in (part._parameters, part._buffers):
-                for name, tensor in list(table.items()):
-                    if tensor is not None:
-                        kept.append((table, name, tensor))
-                        table[name] = stand_in(tensor)
-        yield [parameter for parameter in module.parameters() if parameter.requires_grad]
-    finally:
-        for table, name, tensor in kept:
-            table[name] = tensor
-
-
-@contextlib.contextmanager
-def _attributes_fake(module: torch.nn.Module, fake: FakeTensorMode) -> Iterator[None]:
-    """The same for tensors that a graph module holds as plain attributes (make_fx constants)."""
-    kept = [(part, key, value) for part in module.modules() for key, value in vars(part).items() if isinstance(value, torch.Tensor)]
-    try:
-        for part, key, value in kept:
-            if not isinstance(value, FakeTensor):
-                with fake:
-                    setattr(part, key, torch.empty_strided(value.shape, value.stride(), dtype=value.dtype))
-        yield
-    finally:
-        for part, key, value in kept:
-            setattr(part, key, value)
-
-
-@contextlib.contextmanager
 def _readable_errors(recorder: Recorder) -> Iterator[None]:
     """The module's own exceptions as one line with the place."""
     try:
@@ -338,8 +314,7 @@ def _readable_errors(recorder: Recorder) -> Iterator[None]:
     except Exception as error:
         where = recorder.where or "the module itself"
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        kind = ShapeError if isinstance(error, (RuntimeError, ValueError)) and "shape" in text else CaptureError
-        raise kind(
+        raise CaptureError(
             f"the step failed in {where} during {recorder.phase}: {type(error).__name__}: {text}; "
             "check that the same call runs in plain PyTorch with inputs of these shapes"
         ) from error
@@ -349,62 +324,7 @@ def _stacks(module: torch.nn.Module) -> dict[str, int]:
     """Paths of outermost containers whose children are numbered, with their lengths."""
     found: dict[str, int] = {}
     for path, part in module.named_modules():
-        if isinstance(part, (torch.nn.ModuleList, torch.nn.Sequential)) and len(part) > 1:
-            if not any(path.startswith(f"{outer}.") for outer in found):
-                found[path] = len(part)
+        numbered = isinstance(part, (torch.nn.ModuleList, torch.nn.Sequential)) and len(part) > 1
+        if numbered and not any(path.startswith(f"{outer}.") for outer in found):
+            found[path] = len(part)
     return found
-
-
-class _Shapes:
-    """Example inputs reduced to shapes, with names on the dimensions that vary."""
-
-    def __init__(self, leaves: list[Any], spec: Any, dims: list[dict[int, str]]) -> None:
-        self._leaves, self._spec, self._dims = leaves, spec, dims
-        self.hints: dict[str, int] = {}
-        for leaf, names in zip(leaves, dims, strict=True):
-            for dim, name in names.items():
-                if not isinstance(leaf, torch.Tensor) or not 0 <= dim < leaf.dim():
-                    raise CaptureError(f"dynamic_shapes names dimension {dim} of an input that has no such dimension")
-                size = self.hints.setdefault(name, leaf.shape[dim])
-                if size != leaf.shape[dim]:
-                    raise CaptureError(
-                        f"dynamic_shapes calls two sizes {name!r}: {size} and {leaf.shape[dim]}; give them two names or equal sizes"
-                    )
-
-    @classmethod
-    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any], dynamic_shapes: Any) -> _Shapes:
-        if not isinstance(args, (list, tuple)):
-            raise CaptureError(f"args is a tuple of the call's arguments, not {type(args).__name__}; write args=(x,)")
-        leaves, spec = torch.utils._pytree.tree_flatten((list(args), dict(kwargs)))
-        if dynamic_shapes is None:
-            return cls(leaves, spec, [{} for _ in leaves])
-        by_position = list(dynamic_shapes) if isinstance(dynamic_shapes, (list, tuple)) else []
-        by_name = dict(dynamic_shapes) if isinstance(dynamic_shapes, Mapping) else {}
-        unknown = set(by_name) - set(kwargs)
-        if unknown or len(by_position) > len(args):
-            raise CaptureError(
-                f"dynamic_shapes speaks of inputs that aren't there: {sorted(unknown) or len(by_position)}; it takes a tuple "
-                "for args or a mapping by name for kwargs"
-            )
-        dims: list[dict[int, str]] = []
-        for index, value in enumerate(args):
-            count = len(torch.utils._pytree.tree_leaves(value))
-            dims += [dict(by_position[index] or {}) if index < len(by_position) else {}] * count
-        for key, value in kwargs.items():
-            dims += [dict(by_name.get(key) or {})] * len(torch.utils._pytree.tree_leaves(value))
-        return cls(leaves, spec, dims)
-
-    def tensors(self, symbols: SymbolTable) -> tuple[list[Any], dict[str, Any]]:
-        """Fake tensors of these shapes; call it under the fake mode."""
-        made = [self._tensor(leaf, names, symbols) for leaf, names in zip(self._leaves, self._dims, strict=True)]
-        args, kwargs = torch.utils._pytree.tree_unflatten(made, self._spec)
-        return list(args), dict(kwargs)
-
-    @staticmethod
-    def _tensor(leaf: Any, names: dict[int, str], symbols: SymbolTable) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        if not names:
-            return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype).requires_grad_(leaf.requires_grad)
-        sizes = [symbols.sizes[names[dim]] if dim in names else size for dim, size in enumerate(leaf.shape)]
-        return torch.empty(sizes, dtype=leaf.dtype).requires_grad_(leaf.requires_grad)

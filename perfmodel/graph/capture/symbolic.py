@@ -61,7 +61,9 @@ class SymbolTable:
         if isinstance(size, int):
             return size
         if isinstance(size, (torch.SymFloat, torch.SymBool)):
-            raise CaptureError(f"a size of the model is a {type(size).__name__} ({size}); only integer sizes are captured")
+            raise CaptureError(
+                f"a size of the model is a {type(size).__name__} ({size}); only integer sizes are captured"
+            )
         return self._from_sympy(size.node.expr)
 
     def guards(self) -> tuple[str, ...]:
