@@ -40,6 +40,7 @@ Dtype = Annotated[
     str | None, typer.Option(help="type of the parameters, e.g. bfloat16; the checkpoint's own if left out")
 ]
 Implementation = Annotated[str, typer.Option(help="auto, huggingface or reference")]
+Dispatch = Annotated[str, typer.Option(help="neutral (accelerators) or cpu: whose dropout and attention are captured")]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="recompute each layer in backward")]
 Layers = Annotated[int | None, typer.Option(help="another number of layers")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="capture anew")]
@@ -57,6 +58,7 @@ def predict(
     optimizer: Optimizer = "adamw",
     dtype: Dtype = None,
     implementation: Implementation = "auto",
+    dispatch: Dispatch = "neutral",
     gradient_checkpointing: Checkpointing = False,
     layers: Layers = None,
     tokens: Annotated[str | None, typer.Option(help="train on so many tokens, e.g. 15T")] = None,
@@ -80,7 +82,13 @@ def predict(
     devices = [load_device(name) for name in on]
     if plot is not None and len(devices) > 1:
         raise UnsupportedError("--plot draws one device; give one --on")
-    graph = _graph(model, batch, seq, optimizer, dtype, implementation, gradient_checkpointing, layers, no_cache)
+
+    def ask(sequences: int | None) -> Graph:
+        return _graph(
+            model, sequences, seq, optimizer, dtype, implementation, dispatch, gradient_checkpointing, layers, no_cache
+        )
+
+    graph = ask(batch)
     amount = {
         key: parse_quantity(value, "count") if isinstance(value, str) else value
         for key, value in (("tokens", tokens), ("samples", samples), ("epochs", epochs), ("steps", steps))
@@ -95,7 +103,9 @@ def predict(
             from perfmodel.memory import largest_batch as find
             from perfmodel.runtimes import load_runtime, rewrite
 
-            extra["largest_batch"] = find(rewrite(graph, load_runtime(p.runtime)), device.main_memory.capacity)
+            # A batch of one is a graph of its own; the search needs the one for more.
+            several = graph if graph.bindings.get("batch") != 1 or model.endswith(".json") else ask(2)
+            extra["largest_batch"] = find(rewrite(several, load_runtime(p.runtime)), device.main_memory.capacity)
         if plot is not None:
             from perfmodel.report.roofline import plot_roofline
 
@@ -123,6 +133,7 @@ def capture(
     optimizer: Optimizer = "adamw",
     dtype: Dtype = None,
     implementation: Implementation = "auto",
+    dispatch: Dispatch = "neutral",
     gradient_checkpointing: Checkpointing = False,
     layers: Layers = None,
     no_cache: NoCache = False,
@@ -132,7 +143,9 @@ def capture(
     from perfmodel.models import closed_form_flops
     from perfmodel.report.text import graph_text
 
-    graph = _graph(model, batch, seq, optimizer, dtype, implementation, gradient_checkpointing, layers, no_cache)
+    graph = _graph(
+        model, batch, seq, optimizer, dtype, implementation, dispatch, gradient_checkpointing, layers, no_cache
+    )
     typer.echo(graph_text(graph, closed_form_flops(graph)))
     if output is not None:
         save_graph(graph, output)
@@ -154,9 +167,9 @@ def hardware_list(as_json: Annotated[bool, typer.Option("--json", help="print JS
         (
             d.name,
             d.kind,
-            format_quantity(max(d.compute["matrix"].peak.values()), "flops"),
-            format_quantity(d.main_memory.capacity, "bytes"),
-            format_quantity(d.main_memory.bandwidth, "bandwidth"),
+            format_quantity(max(d.compute["matrix"].peak.values()), "FLOP/s", digits=4),
+            format_quantity(d.main_memory.capacity, "bytes", digits=4),
+            format_quantity(d.main_memory.bandwidth, "bytes/s", digits=4),
             ", ".join(d.runtimes),
         )
         for d in devices
@@ -203,6 +216,7 @@ def _graph(
     optimizer: str,
     dtype: str | None,
     implementation: str,
+    dispatch: str,
     gradient_checkpointing: bool,
     layers: int | None,
     no_cache: bool,
@@ -222,6 +236,7 @@ def _graph(
             seq_len=seq,
             dtype=dtype,
             implementation=implementation,
+            dispatch=dispatch,
             gradient_checkpointing=gradient_checkpointing,
             layers=layers,
             cache=not no_cache,

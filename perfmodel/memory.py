@@ -147,13 +147,16 @@ def largest_batch(graph: Graph, capacity: float, *, symbol: str = "batch", limit
     Raises
     ------
     UnsupportedError
-        If the graph has no such symbol.
+        If the graph has no such symbol, or was captured for a batch of one only
+        (PyTorch takes other branches there).
     """
     if symbol not in graph.bindings:
         raise UnsupportedError(
             f"{graph.name} was captured with a fixed {symbol}; capture it with dynamic_shapes that name {symbol!r}"
         )
     valid = [size for size in (1, 2) if not graph.broken_guards({**graph.bindings, symbol: size})]
+    if valid == [1]:
+        raise UnsupportedError(f"{graph.name} was captured for {symbol}=1 only; capture it with {symbol}=2 or more")
 
     def fits(size: int) -> bool:
         return memory_profile(graph.at(**{symbol: size})).peak <= capacity

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from perfmodel.dtypes import compute_name
 from perfmodel.errors import CoverageError, UnsupportedError
-from perfmodel.graph.count import Counted, Coverage, count
+from perfmodel.graph.count import Counted, Coverage, count, coverage, total_flops
 from perfmodel.graph.ir import Graph
 from perfmodel.hardware import Device, load_device
 from perfmodel.memory import memory_profile
@@ -70,13 +70,13 @@ def predict(
             f"{machine.name} doesn't run {software.name!r}; its runtimes: {', '.join(machine.runtimes)}"
         )
     graph = rewrite(step, software)
-    covered = graph.coverage
+    counted = list(count(graph))
+    covered = coverage(counted)
     if strict and covered.missing:
         raise CoverageError(
             f"{graph.name} has ops without a rule: {_listed(covered.missing)}; register one with perfmodel.ops.register"
         )
 
-    counted = list(count(graph))
     known = [c.cost for c in counted if c.cost is not None]
     work = OpWork.from_costs(known)
     times = op_times(work, rates_of(machine, work))
@@ -87,8 +87,8 @@ def predict(
     steady, first = memory_profile(graph), memory_profile(graph, first_step=True)
     capacity = machine.main_memory.capacity
     # Model flops are those of the step as captured: a kernel that recomputes doesn't make the model larger.
-    model_flops = float(step.flops("matrix", recompute=False))
-    hardware_flops = float(graph.flops("matrix"))
+    model_flops = float(total_flops(counted if graph is step else list(count(step)), recompute=False))
+    hardware_flops = float(total_flops(counted))
     dtype = _compute_dtype(counted)
     peak = machine.peak("matrix", dtype) * queues.step_time
     return Prediction(

@@ -6,7 +6,7 @@ Each op's cost comes from :mod:`perfmodel.ops`; here it is taken at given sizes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +19,7 @@ from perfmodel.symbols import Dim, Expr, evaluate, symbol
 if TYPE_CHECKING:
     from perfmodel.graph.ir import Graph, Op
 
-__all__ = ["CONVENTIONS", "Counted", "Coverage", "count", "coverage", "total_bytes", "total_flops"]
+__all__ = ["CONVENTIONS", "Call", "Counted", "Coverage", "count", "coverage", "total_bytes", "total_flops"]
 
 #: How causal attention is counted. ``full``: the whole square of scores, as
 #: FlopCounterMode, the PaLM paper and Megatron do. ``half``: only the pairs that
@@ -27,10 +27,20 @@ __all__ = ["CONVENTIONS", "Counted", "Coverage", "count", "coverage", "total_byt
 CONVENTIONS = ("full", "half")
 
 
+class Call(NamedTuple):
+    """An op at given sizes; an :class:`perfmodel.ops.OpCall`."""
+
+    name: str
+    inputs: Mapping[str, Tensor]
+    outputs: tuple[Tensor, ...]
+    attrs: Mapping[str, Any]
+
+
 class Counted(NamedTuple):
-    """An op, what one call of it costs (``None``: no rule), and how often it runs."""
+    """An op of the graph, the same at given sizes, what one call costs (``None``: no rule), how often it runs."""
 
     op: Op
+    call: Call
     cost: OpCost | None
     times: int
 
@@ -57,15 +67,6 @@ class Coverage:
     missing: Mapping[str, int]
 
 
-class _BoundOp(NamedTuple):
-    """An op at given sizes; an :class:`perfmodel.ops.OpCall`."""
-
-    name: str
-    inputs: Mapping[str, Tensor]
-    outputs: tuple[Tensor, ...]
-    attrs: Mapping[str, Any]
-
-
 def count(graph: Graph, values: Mapping[str, Any] | None = None) -> Iterator[Counted]:
     """The cost of every stored op of a steady step.
 
@@ -79,11 +80,12 @@ def count(graph: Graph, values: Mapping[str, Any] | None = None) -> Iterator[Cou
     bind = _Binder(graph.bindings if values is None else values)
     for block in graph.blocks:
         for op in block.ops:
-            yield Counted(op, cost(bind(op)), block.count)
+            call = bind(op)
+            yield Counted(op, call, cost(call), block.count)
 
 
 def total_flops(
-    graph: Graph,
+    graph: Graph | Sequence[Counted],
     unit: str = "matrix",
     *,
     causal: str = "full",
@@ -92,14 +94,14 @@ def total_flops(
     dtype: str | None = None,
     at: Mapping[str, Any] | None = None,
 ) -> Any:
-    """See :meth:`perfmodel.graph.ir.Graph.flops`."""
+    """See :meth:`perfmodel.graph.ir.Graph.flops`; takes ops that are counted already, too."""
     if unit not in ("matrix", "vector"):
         raise UnknownNameError("unit", unit, ("matrix", "vector"))
     if causal not in CONVENTIONS:
         raise UnknownNameError("convention for causal attention", causal, CONVENTIONS)
 
     def of(counted: Counted) -> Dim:
-        op, c, times = counted
+        op, _, c, times = counted
         if c is None or (phase and op.phase != phase) or (dtype and c.dtype != dtype):
             return 0
         if not recompute and op.phase == "recompute":
@@ -113,42 +115,37 @@ def total_flops(
             flops = flops - (c.repeated if causal == "full" else c.repeated - c.repeated_masked)
         return flops * times
 
-    return _total(graph, of, at)
+    return sum(of(counted) for counted in graph) if isinstance(graph, Sequence) else _total(graph, of, at)
 
 
 def total_bytes(graph: Graph, *, phase: str | None = None, at: Mapping[str, Any] | None = None) -> Any:
     """See :meth:`perfmodel.graph.ir.Graph.bytes`."""
 
     def of(counted: Counted) -> Dim:
-        op, c, times = counted
+        op, _, c, times = counted
         return 0 if c is None or (phase and op.phase != phase) else (c.read + c.written) * times
 
     return _total(graph, of, at)
 
 
-def coverage(graph: Graph) -> Coverage:
+def coverage(counted: Iterable[Counted]) -> Coverage:
     """Share of ops, bytes and known-flop ops that have a rule."""
     calls = known_calls = matmuls = known_matmuls = 0
-    amount = known_amount = 0
+    size = known_size = 0
     missing: dict[str, int] = {}
-    bind = _Binder(graph.bindings)
-    for op, c, times in count(graph):
+    for op, call, c, times in counted:
         if c is not None and c.family in ("view", "host"):
             continue
-        bound = bind(op)
-        size = sum(int(t.nbytes) for t in (*bound.inputs.values(), *bound.outputs)) * times
-        calls, amount = calls + times, amount + size
-        if op.name in FLOP_COUNTER_OPS:
-            matmuls += times
+        amount = sum(int(t.nbytes) for t in (*call.inputs.values(), *call.outputs)) * times
+        matmul = times if op.name in FLOP_COUNTER_OPS else 0
+        calls, size, matmuls = calls + times, size + amount, matmuls + matmul
         if c is None:
             missing[op.name] = missing.get(op.name, 0) + times
-            continue
-        known_calls, known_amount = known_calls + times, known_amount + size
-        if op.name in FLOP_COUNTER_OPS:
-            known_matmuls += times
+        else:
+            known_calls, known_size, known_matmuls = known_calls + times, known_size + amount, known_matmuls + matmul
     return Coverage(
         ops=known_calls / calls if calls else 1.0,
-        bytes=known_amount / amount if amount else 1.0,
+        bytes=known_size / size if size else 1.0,
         flop_counter=known_matmuls / matmuls if matmuls else 1.0,
         missing=missing,
     )
@@ -188,8 +185,8 @@ class _Binder:
         self._values = values
         self._tensors: dict[Any, Tensor] = {}
 
-    def __call__(self, op: Op) -> _BoundOp:
-        return _BoundOp(
+    def __call__(self, op: Op) -> Call:
+        return Call(
             op.name,
             {name: self._tensor(tensor) for name, tensor in op.inputs.items()},
             tuple(self._tensor(tensor) for tensor in op.outputs),

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from perfmodel.dtypes import item_size
 from perfmodel.errors import FileError, ShapeError, UnknownNameError, UnsupportedError
-from perfmodel.graph.count import Coverage, coverage, total_bytes, total_flops
+from perfmodel.graph.count import Coverage, count, coverage, total_bytes, total_flops
 from perfmodel.ops import Tensor
 from perfmodel.symbols import Dim, evaluate, parse
 
@@ -275,7 +275,7 @@ class Graph:
     @property
     def coverage(self) -> Coverage:
         """How much of the step has a counting rule."""
-        return coverage(self)
+        return coverage(count(self))
 
     @property
     def fx(self) -> Any:

@@ -25,14 +25,14 @@ def prediction_text(prediction: Prediction, training: Training | None = None) ->
         f"  MFU         {p.mfu:.1%} of the {p.compute_dtype} matrix peak "
         "(PaLM: no recompute, causal attention by its full square)",
         f"  HFU         {p.hfu:.1%} (all executed matrix flops, same square)",
-        f"  flops       {amount(p.model_flops)}model, {amount(p.hardware_flops)}executed; {p.parameters:,} parameters",
+        f"  flops       {amount(p.model_flops)} model, {amount(p.hardware_flops)} executed; {p.parameters:,} parameters",
         *_memory_lines(p),
         *_time_lines(p),
         f"  coverage    {p.coverage.ops:.2%} of ops, {p.coverage.bytes:.2%} of bytes, "
         f"{p.coverage.flop_counter:.2%} of the calls that FlopCounterMode knows",
     ]
     if training is not None:
-        tokens = f", {amount(training.tokens)}tokens" if training.tokens else ""
+        tokens = f", {amount(training.tokens)} tokens" if training.tokens else ""
         lines.append(
             f"  training    {training.steps:,.0f} steps{tokens}: {seconds(training.time)} "
             f"= {training.days:,.4g} days without failures"
@@ -56,12 +56,12 @@ def graph_text(graph: Graph, closed_form: float | None = None) -> str:
         f"  source      {graph.meta.get('implementation', 'module')}, optimizer {graph.meta.get('optimizer')}",
         f"  parameters  {graph.parameters():,} ({graph.parameters(trainable_only=True):,} trainable)",
         f"  ops         {graph.depth:,} a step, {sum(len(b.ops) for b in graph.blocks):,} stored",
-        f"  flops       {amount(model_flops)}matrix (model), {amount(graph.flops('matrix'))}executed, "
-        f"{amount(graph.flops('matrix', causal='half'))}with visible attention only, "
-        f"{amount(graph.flops('vector'))}vector",
+        f"  flops       {amount(model_flops)} matrix (model), {amount(graph.flops('matrix'))} executed, "
+        f"{amount(graph.flops('matrix', causal='half'))} with visible attention only, "
+        f"{amount(graph.flops('vector'))} vector",
     ]
     if closed_form is not None:
-        lines.append(f"  6N+12LHQT   {amount(closed_form)}(captured / closed form = {model_flops / closed_form:.4f})")
+        lines.append(f"  6N+12LHQT   {amount(closed_form)} (captured / closed form = {model_flops / closed_form:.4f})")
     lines += [
         f"  traffic     {amount(graph.bytes())}B read and written",
         f"  coverage    {c.ops:.2%} of ops, {c.bytes:.2%} of bytes",
@@ -92,12 +92,12 @@ def amount(value: float) -> str:
     """A large number in four figures.
 
     >>> amount(210_822_764_691_456), amount(950)
-    ('210.8 T', '950 ')
+    ('210.8 T', '950')
     """
     for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.4g} {unit}"
-    return f"{value:.4g} "
+    return f"{value:.4g}"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -38,7 +38,7 @@ def run(code: str, tmp_path: Path) -> str:
 
 def test_405b_within_seconds_and_a_gigabyte(tmp_path: Path) -> None:
     told = json.loads(run(CAPTURE, tmp_path))
-    assert told["ops"] > 40_000
+    assert told["ops"] > 39_000
     assert told["bytes"] < 2**30
     # Not a benchmark (see benchmarks/capture.py): a full capture takes a minute.
     assert told["seconds"] < 10

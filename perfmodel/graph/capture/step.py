@@ -99,6 +99,7 @@ def capture_module(
             f"capture takes an nn.Module or a model name, not {type(module).__name__}; "
             "wrap a function in a module whose forward returns the loss"
         )
+    _check_optimizer(optimizer)
     kwargs = dict(kwargs or {})
     placed = Shapes.of(args, kwargs, dynamic_shapes)
     symbols = SymbolTable({**placed.hints, **(hints or {})})
@@ -249,15 +250,19 @@ def _run_step(
     return kind
 
 
-def _make_optimizer(optimizer: OptimizerLike, trainable: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def _check_optimizer(optimizer: OptimizerLike) -> None:
     if isinstance(optimizer, torch.optim.Optimizer):
         raise CaptureError(
             f"the optimizer must be a factory, not an instance that holds other parameters; write "
             f"optimizer=lambda parameters: torch.optim.{type(optimizer).__name__}(parameters, …)"
         )
+    if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
+        known = f"known are {', '.join(OPTIMIZERS)}, or pass a factory that takes the parameters"
+        raise UnknownNameError("optimizer", optimizer, OPTIMIZERS, known)
+
+
+def _make_optimizer(optimizer: OptimizerLike, trainable: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     if isinstance(optimizer, str):
-        if optimizer not in OPTIMIZERS:
-            raise UnknownNameError("optimizer", optimizer, OPTIMIZERS, "or pass a factory that takes the parameters")
         return OPTIMIZERS[optimizer](trainable)
     made = optimizer(trainable) if callable(optimizer) else None
     if not isinstance(made, torch.optim.Optimizer):
