@@ -25,7 +25,8 @@ def prediction_text(prediction: Prediction, training: Training | None = None) ->
         f"  MFU         {p.mfu:.1%} of the {p.compute_dtype} matrix peak "
         "(PaLM: no recompute, causal attention by its full square)",
         f"  HFU         {p.hfu:.1%} (all executed matrix flops, same square)",
-        f"  flops       {amount(p.model_flops)} model, {amount(p.hardware_flops)} executed; {p.parameters:,} parameters",
+        f"  flops       {amount(p.model_flops)} model, {amount(p.hardware_flops)} executed",
+        f"  parameters  {p.parameters:,}",
         *_memory_lines(p),
         *_time_lines(p),
         f"  coverage    {p.coverage.ops:.2%} of ops, {p.coverage.bytes:.2%} of bytes, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -86,8 +87,11 @@ class Recorder(TorchDispatchMode):
     # -- what surrounds a step ------------------------------------------------
 
     @contextlib.contextmanager
-    def modules_named(self) -> Iterator[None]:
-        """While active, know which module is running."""
+    def watching(self) -> Iterator[None]:
+        """While active, know which module is running, and see storages die by reference count alone.
+
+        When the garbage collector happens to run must not decide what a capture says.
+        """
         from torch.nn.modules import module as registry
 
         def enter(part: torch.nn.Module, _args: Any) -> None:
@@ -102,9 +106,13 @@ class Recorder(TorchDispatchMode):
             registry.register_module_forward_pre_hook(enter),
             registry.register_module_forward_hook(leave, always_call=True),
         ]
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             yield
         finally:
+            if collecting:
+                gc.enable()
             for handle in handles:
                 handle.remove()
 

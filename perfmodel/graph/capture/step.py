@@ -114,7 +114,7 @@ def capture_module(
                 call_kwargs[key] = torch.zeros(sizes, dtype=getattr(torch, dtype))
         _declare_resident(recorder, module, call_args, call_kwargs)
         attention = as_one_op() if dispatch == "neutral" else contextlib.nullcontext()
-        with enable_python_dispatcher(), fake, recorder.modules_named(), attention, dropout_as(dispatch):
+        with enable_python_dispatcher(), fake, recorder.watching(), attention, dropout_as(dispatch):
             kind = _run_step(recorder, module, call_args, call_kwargs, optimizer, trainable, say)
     details = {
         "torch": importlib.metadata.version("torch"),
