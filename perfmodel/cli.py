@@ -136,17 +136,20 @@ def capture(
     dispatch: Dispatch = "neutral",
     gradient_checkpointing: Checkpointing = False,
     layers: Layers = None,
+    ops: Annotated[bool, typer.Option("--ops", help="list every op")] = False,
     no_cache: NoCache = False,
 ) -> None:
     """Capture a training step, print what it holds, save it."""
     from perfmodel.graph.store import save_graph
     from perfmodel.models import closed_form_flops
-    from perfmodel.report.text import graph_text
+    from perfmodel.report.text import graph_text, ops_text
 
     graph = _graph(
         model, batch, seq, optimizer, dtype, implementation, dispatch, gradient_checkpointing, layers, no_cache
     )
     typer.echo(graph_text(graph, closed_form_flops(graph)))
+    if ops:
+        typer.echo(ops_text(graph))
     if output is not None:
         save_graph(graph, output)
         typer.echo(f"  saved       {output}")

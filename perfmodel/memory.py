@@ -59,8 +59,7 @@ class MemoryProfile:
     first_step: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the curve thinned to at most 500 points, each the largest of its span."""
-        spans = np.array_split(self.curve, min(500, len(self.curve))) if len(self.curve) else []
+        """Plain JSON types, without the curve."""
         return {
             "version": 1,
             "peak": self.peak,
@@ -71,7 +70,6 @@ class MemoryProfile:
             "peak_op": self.peak_op,
             "resident": self.resident,
             "first_step": self.first_step,
-            "curve": [float(span.max()) for span in spans],
         }
 
 

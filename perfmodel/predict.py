@@ -111,6 +111,7 @@ def predict(
         coverage=covered,
         parameters=graph.parameters(),
         ops=_op_times(counted, on_device, times),
+        op_ends=queues.ends,
         notes=_notes(graph, covered, machine, software),
     )
 
@@ -122,6 +123,7 @@ class _Queues:
     host_busy: float
     device_idle: float
     phase: Mapping[str, float]
+    ends: Floats
 
 
 def _run_queues(
@@ -153,6 +155,7 @@ def _run_queues(
         host_busy=result.host_busy,
         device_idle=result.device_idle,
         phase=by_phase,
+        ends=result.end,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from perfmodel.errors import UnsupportedError
 from perfmodel.graph.count import Coverage
@@ -137,6 +138,8 @@ class Prediction:
         Of the model, tied ones once.
     ops : tuple of OpTime
         Every stored op.
+    op_ends : ndarray of float64, shape [ops of a step]
+        Seconds from the step's begin at which each executed op was complete, layers spelled out.
     notes : tuple of str
         What a reader must know before believing the numbers.
     """
@@ -160,7 +163,13 @@ class Prediction:
     coverage: Coverage
     parameters: int
     ops: tuple[OpTime, ...]
+    op_ends: npt.NDArray[np.float64]
     notes: tuple[str, ...]
+
+    @property
+    def memory_curve(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Memory over time: seconds and live bytes of every allocation and release of a steady step."""
+        return self.op_ends[self.memory.op_index], self.memory.curve
 
     @property
     def samples_per_second(self) -> float | None:
@@ -249,6 +258,7 @@ class Prediction:
             "fits": self.fits,
             "capacity_bytes": self.capacity,
             "memory": self.memory.to_dict(),
+            "memory_curve": _thinned(*self.memory_curve),
             "first_step_memory": self.first_step_memory.to_dict(),
             "breakdown_s": {
                 "phase": dict(self.breakdown.phase),
@@ -267,3 +277,10 @@ class Prediction:
             },
             "notes": list(self.notes),
         }
+
+
+def _thinned(times: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> dict[str, list[float]]:
+    """At most 500 points, each the largest of its span, so that the peak stays."""
+    spans = np.array_split(np.arange(len(sizes)), min(500, len(sizes)))
+    kept = [int(span[np.argmax(sizes[span])]) for span in spans]
+    return {"time_s": times[kept].tolist(), "bytes": sizes[kept].tolist()}

@@ -63,9 +63,10 @@ def test_json_equals_the_python_call(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_capture_saves_a_graph_that_predicts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "graph.json"
-    code, out, _ = run(capsys, "capture", *GPT2, "-o", str(path))
+    code, out, _ = run(capsys, "capture", *GPT2, "-o", str(path), "--ops")
     assert code == 0
     assert "6N+12LHQT" in out
+    assert "aten.addmm -> float32[batch*seq, 3072]" in out
     code, out, _ = run(capsys, "predict", str(path), "--on", "h100", "--batch", "16", "--json")
     assert code == 0
     assert json.loads(out)["sizes"] == {"batch": 16, "seq": 64}

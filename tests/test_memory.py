@@ -74,9 +74,7 @@ def test_bf16_halves_and_json_is_plain() -> None:
 
     half, full = (pm.memory_profile(captured(dtype)) for dtype in ("bfloat16", "float32"))
     assert half.at_peak["parameter"] * 2 == full.at_peak["parameter"]
-    told = full.to_dict()
-    assert len(told["curve"]) <= 500
-    assert max(told["curve"]) == full.peak
+    assert full.to_dict()["peak"] == full.peak
 
 
 def test_an_empty_graph_is_refused() -> None:

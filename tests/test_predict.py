@@ -43,7 +43,13 @@ def test_every_device_and_runtime(step: pm.Graph, device: str) -> None:
         assert p.tokens_per_second == pytest.approx(8 * 256 / p.step_time)
         assert p.memory.peak == pytest.approx(sum(p.memory.at_peak.values()))
         assert any("no interval" in note for note in p.notes)
-        json.dumps(p.to_dict())
+        times, sizes = p.memory_curve
+        assert (np.diff(times) >= 0).all()
+        assert times[-1] <= p.step_time
+        assert sizes.max() == p.memory.peak
+        told = json.loads(json.dumps(p.to_dict()))
+        assert max(told["memory_curve"]["bytes"]) == p.memory.peak
+        assert len(told["memory_curve"]["time_s"]) <= 500
 
 
 def test_a_small_model_is_bound_by_the_host_and_a_replayed_graph_is_not() -> None:

@@ -19,7 +19,7 @@ from perfmodel.errors import MissingDependencyError, UnknownNameError, Unsupport
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MODEL_TYPES", "ModelType", "available", "build", "config_for", "layer_stack", "traceable"]
+__all__ = ["MODEL_TYPES", "ModelType", "available", "build", "config_for", "holds", "layer_stack", "traceable"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +74,12 @@ MODEL_TYPES: dict[str, ModelType] = {
 def available() -> bool:
     """Whether transformers and PyTorch are installed; imports neither."""
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def holds(module: object) -> bool:
+    """Whether a module has parts of transformers' in it, which need :func:`traceable` to be captured right."""
+    parts = getattr(module, "modules", None)
+    return parts is not None and any(type(part).__module__.startswith("transformers.") for part in parts())
 
 
 def layer_stack(dims: Mapping[str, Any]) -> str:

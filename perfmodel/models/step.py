@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -115,8 +116,8 @@ def capture(
             )
         from perfmodel.graph.capture import capture_module
 
-        return fold(
-            capture_module(
+        with huggingface.traceable() if huggingface.holds(model) else contextlib.nullcontext():
+            graph = capture_module(
                 model,
                 args,
                 kwargs,
@@ -125,7 +126,7 @@ def capture(
                 dispatch=dispatch,
                 progress=progress,
             )
-        )
+        return fold(graph)
     if args or kwargs or dynamic_shapes is not None:
         raise UnsupportedError(
             "args, kwargs and dynamic_shapes are for modules; a model by name takes batch and seq_len"
@@ -206,7 +207,7 @@ def _capture_named(
         key: question[key]
         for key in ("model", "dims", "task", "dtype", "implementation", "versions", "gradient_checkpointing")
     }
-    with huggingface.traceable() if question["implementation"] == "huggingface" else _nothing():
+    with huggingface.traceable() if question["implementation"] == "huggingface" else contextlib.nullcontext():
         graph = fold(
             capture_module(
                 module,
@@ -253,9 +254,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from perfmodel.graph.ir import Graph
 from perfmodel.prediction import Prediction, Training
 
-__all__ = ["amount", "graph_text", "prediction_text", "seconds", "table"]
+__all__ = ["amount", "graph_text", "ops_text", "prediction_text", "seconds", "table"]
 
 _TOP = 8
 
@@ -74,6 +74,23 @@ def graph_text(graph: Graph, closed_form: float | None = None) -> str:
         )
     if c.missing:
         lines.append("  no rule     " + ", ".join(f"{name} (x{n})" for name, n in sorted(c.missing.items())))
+    return "\n".join(lines)
+
+
+def ops_text(graph: Graph) -> str:
+    """Every stored op in order: phase, module, name, results with type and shape, storages made and freed."""
+    lines: list[str] = []
+    for block in graph.blocks:
+        if block.stack:
+            last = f" to {block.layers[-1]}" if block.count > 1 else ""
+            lines.append(f"-- {block.stack}.{block.layers[0]}{last}")
+        for op in block.ops:
+            results = ", ".join(f"{t.dtype}[{', '.join(map(str, t.shape))}]" for t in op.outputs)
+            made = "".join(f" +{graph.storages[ref.storage].name}" for ref in op.allocates)
+            freed = "".join(f" -{graph.storages[ref.storage].name}" for ref in op.frees)
+            lines.append(f"{op.phase:10} {op.module or 'root'}: {op.name} -> {results or 'nothing'}{made}{freed}")
+        if block.stack:
+            lines.append("--")
     return "\n".join(lines)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import perfmodel as pm  # noqa: E402
 from perfmodel.errors import MissingDependencyError, ShapeError, UnknownNameError, UnsupportedError  # noqa: E402
-from perfmodel.graph import huggingface  # noqa: E402
+from perfmodel.graph import content_hash, huggingface  # noqa: E402
 from perfmodel.models import catalogue, decoder, encoder  # noqa: E402
 from perfmodel.models.build import build  # noqa: E402
 from perfmodel.models.inputs import batch_inputs  # noqa: E402
@@ -195,3 +196,17 @@ def test_what_hugging_face_has_no_class_for_is_refused(name: str, changes: dict[
     with pytest.raises(UnsupportedError, match=message):
         build(dims, implementation="huggingface")
     build(dims)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-3.1-8b", "bert-base-uncased"])
+def test_a_hugging_face_model_given_as_a_module_is_the_one_captured_by_name(name: str) -> None:
+    pytest.importorskip("transformers")
+    entry = catalogue.get(name)
+    module, _ = build(entry, implementation="huggingface", layers=2)
+    tokens = torch.zeros(3, 32, dtype=torch.long)
+    given, sizes = dict.fromkeys(batch_inputs(entry), tokens), {0: "batch", 1: "seq"}
+    as_module = pm.capture(module, kwargs=given, optimizer="adamw", dynamic_shapes=dict.fromkeys(given, sizes))
+    by_name = pm.capture(
+        name, batch=3, seq_len=32, layers=2, optimizer="adamw", implementation="huggingface", cache=False
+    )
+    assert content_hash(as_module) == content_hash(by_name)
