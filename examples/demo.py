@@ -22,11 +22,11 @@ def main() -> None:
     for step in (llama, bert):
         for name in DEVICES:
             device = pm.load_device(name)
-            p = pm.predict(step, device, runtime=device.runtimes[0])
+            p = pm.predict(step, device)
             fits = f"{p.memory.peak / 2**30:,.1f} GiB, {'fits' if p.fits else 'too large'}"
             tokens = f"{p.tokens_per_second:,.0f}"
             rows.append((step.name, name, p.runtime, seconds(p.step_time), tokens, f"{p.mfu:.1%}", fits))
-    print(prediction_text(pm.predict(llama, DEVICES[0], runtime="eager")))
+    print(prediction_text(pm.predict(llama, DEVICES[0])))
     print()
     print(table(("model", "device", "runtime", "step", "tokens/s", "MFU", "peak memory"), rows))
     print("\nNo interval yet: no measured run has checked these devices' constants, and the FPGA's never.")

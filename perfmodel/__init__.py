@@ -5,21 +5,41 @@
 >>> pm.predict(step, "nvidia-h100-sxm-80gb", runtime="eager").step_time  # doctest: +SKIP
 """
 
-from perfmodel.errors import PerfModelError
-from perfmodel.graph import Graph, load_graph, save_graph
-from perfmodel.hardware import Device, device_names, load_device
-from perfmodel.memory import MemoryProfile, largest_batch, memory_profile
-from perfmodel.models import capture, closed_form_flops, from_fx, model_names
-from perfmodel.predict import predict
-from perfmodel.prediction import Prediction
-from perfmodel.runtimes import Runtime, load_runtime, runtime_names
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+from perfmodel._lazy import lazy
+
+if TYPE_CHECKING:
+    from perfmodel.errors import PerfModelError
+    from perfmodel.graph import Graph, load_graph, save_graph
+    from perfmodel.hardware import (
+        Cluster,
+        Device,
+        Fabric,
+        Node,
+        device_names,
+        load_cluster,
+        load_device,
+        load_fabric,
+        load_node,
+    )
+    from perfmodel.memory import MemoryProfile, largest_batch, memory_profile
+    from perfmodel.models import capture, closed_form_flops, from_fx, model_names
+    from perfmodel.predict import predict
+    from perfmodel.prediction import Prediction
+    from perfmodel.runtimes import Runtime, load_runtime, runtime_names
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cluster",
     "Device",
+    "Fabric",
     "Graph",
     "MemoryProfile",
+    "Node",
     "PerfModelError",
     "Prediction",
     "Runtime",
@@ -28,8 +48,11 @@ __all__ = [
     "device_names",
     "from_fx",
     "largest_batch",
+    "load_cluster",
     "load_device",
+    "load_fabric",
     "load_graph",
+    "load_node",
     "load_runtime",
     "memory_profile",
     "model_names",
@@ -37,3 +60,38 @@ __all__ = [
     "runtime_names",
     "save_graph",
 ]
+
+#: The names that each room gives.
+_ROOMS = {
+    "errors": ("PerfModelError",),
+    "graph": ("Graph", "load_graph", "save_graph"),
+    "hardware": (
+        *("Cluster", "Device", "Fabric", "Node"),
+        *("device_names", "load_cluster", "load_device", "load_fabric", "load_node"),
+    ),
+    "memory": ("MemoryProfile", "largest_batch", "memory_profile"),
+    "models": ("capture", "closed_form_flops", "from_fx", "model_names"),
+    "predict": ("predict",),
+    "prediction": ("Prediction",),
+    "runtimes": ("Runtime", "load_runtime", "runtime_names"),
+}
+_WHERE = {name: f"{__name__}.{room}" for room, names in _ROOMS.items() for name in names}
+
+
+class _Package(types.ModuleType):
+    """The package: ``pm.predict`` is the function, also once the module of that name has been imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "predict" and isinstance(value, types.ModuleType):
+            value = value.predict
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+__getattr__ = lazy(__name__, _WHERE)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

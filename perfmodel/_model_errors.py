@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from perfmodel.errors import suggestion
 
-__all__ = ["location_text", "problem_text"]
+__all__ = ["known_keys", "location_text", "member", "models_of", "problem_text"]
 
 _EXPECTED = {
     "bool_type": "true or false",
@@ -39,7 +39,7 @@ def problem_text(details: Mapping[str, Any], at: Sequence[str | int], model_type
     kind = details["type"]
     if kind == "extra_forbidden":
         key = str(at[-1])
-        known = _known_keys(model_type, at[:-1])
+        known = known_keys(model_type, at[:-1])
         cure = suggestion(key, known) or f"known keys: {', '.join(known)}"
         return f"unknown key {_short(key)}{_inside(at[:-1])}; {cure}"
     if kind == "missing":
@@ -106,18 +106,19 @@ def _kind_of(value: Any) -> str:
             return f"the number {_short(value)[1:-1]}"
 
 
-def _known_keys(model_type: type[BaseModel], at: Sequence[str | int]) -> list[str]:
+def known_keys(model_type: type[BaseModel], at: Sequence[str | int]) -> list[str]:
     """The keys that the model at ``at`` takes, by the names they have in a file."""
     annotation: Any = model_type
     for step in at:
-        annotation = _step(annotation, step)
+        annotation = member(annotation, step)
     keys: list[str] = []
-    for model in _models(annotation):
+    for model in models_of(annotation):
         keys += [field.alias or name for name, field in model.model_fields.items()]
     return keys
 
 
-def _step(annotation: Any, step: str | int) -> Any:
+def member(annotation: Any, step: str | int) -> Any:
+    """The annotation of what ``step`` leads to, ``None`` where the model has no such member."""
     for option in _options(annotation):
         origin = get_origin(option)
         if isinstance(step, int) and origin in (list, tuple, Sequence):
@@ -131,7 +132,8 @@ def _step(annotation: Any, step: str | int) -> Any:
     return None
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_of(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the members of a union."""
     return [option for option in _options(annotation) if isinstance(option, type) and issubclass(option, BaseModel)]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perfmodel.cli_hardware import hardware
 from perfmodel.errors import PerfModelError, UnsupportedError
 from perfmodel.units import parse_quantity
 
@@ -29,7 +30,6 @@ _PLAIN: dict[str, Any] = {
 app = typer.Typer(
     name="perfmodel", help="How long a transformer takes to train on hardware that you don't have yet.", **_PLAIN
 )
-hardware = typer.Typer(help="The catalogue of devices.", **_PLAIN)
 app.add_typer(hardware, name="hardware")
 
 Model = Annotated[str, typer.Argument(help="a model name, or a graph file that `perfmodel capture` wrote")]
@@ -48,6 +48,7 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="capture anew")]
 
 @app.command()
 def predict(
+    context: typer.Context,
     model: Model,
     on: Annotated[list[str], typer.Option("--on", help="a device name or YAML file; repeat to compare")],
     batch: Batch = None,
@@ -70,6 +71,10 @@ def predict(
     largest_batch: Annotated[
         bool, typer.Option("--largest-batch", help="also find the largest batch that fits")
     ] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="another value by dotted path, e.g. device.memory.hbm.bandwidth=4TB/s; repeatable"),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="an op without a counting rule is an error")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     plot: Annotated[Path | None, typer.Option(help="write a roofline plot (needs matplotlib)")] = None,
@@ -79,13 +84,23 @@ def predict(
     from perfmodel.hardware import load_device
     from perfmodel.predict import predict as predict_step
 
-    devices = [load_device(name) for name in on]
+    devices = [load_device(name, overrides=_overrides(changes)) for name in on]
     if plot is not None and len(devices) > 1:
         raise UnsupportedError("--plot draws one device; give one --on")
 
     def ask(sequences: int | None) -> Graph:
         return _graph(
-            model, sequences, seq, optimizer, dtype, implementation, dispatch, gradient_checkpointing, layers, no_cache
+            context,
+            model,
+            sequences,
+            seq,
+            optimizer,
+            dtype,
+            implementation,
+            dispatch,
+            gradient_checkpointing,
+            layers,
+            no_cache,
         )
 
     graph = ask(batch)
@@ -96,7 +111,7 @@ def predict(
     }
     results: list[dict[str, Any]] = []
     for device in devices:
-        p = predict_step(graph, device, runtime=runtime or device.runtimes[0], strict=strict)
+        p = predict_step(graph, device, runtime=runtime, strict=strict)
         training = p.train(**amount) if amount else None
         extra: dict[str, Any] = {}
         if largest_batch:
@@ -126,6 +141,7 @@ def predict(
 
 @app.command()
 def capture(
+    context: typer.Context,
     model: Model,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write the graph to this file")] = None,
     batch: Batch = None,
@@ -145,7 +161,7 @@ def capture(
     from perfmodel.report.text import graph_text, ops_text
 
     graph = _graph(
-        model, batch, seq, optimizer, dtype, implementation, dispatch, gradient_checkpointing, layers, no_cache
+        context, model, batch, seq, optimizer, dtype, implementation, dispatch, gradient_checkpointing, layers, no_cache
     )
     typer.echo(graph_text(graph, closed_form_flops(graph)))
     if ops:
@@ -155,54 +171,6 @@ def capture(
         typer.echo(f"  saved       {output}")
 
 
-@hardware.command("list")
-def hardware_list(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """List the devices."""
-    from perfmodel.hardware import device_names, load_device
-    from perfmodel.report.text import table
-    from perfmodel.units import format_quantity
-
-    devices = [load_device(name) for name in device_names()]
-    if as_json:
-        typer.echo(json.dumps([device.to_dict() for device in devices], indent=2))
-        return
-    rows = [
-        (
-            d.name,
-            d.kind,
-            format_quantity(max(d.compute["matrix"].peak.values()), "FLOP/s", digits=4),
-            format_quantity(d.main_memory.capacity, "bytes", digits=4),
-            format_quantity(d.main_memory.bandwidth, "bytes/s", digits=4),
-            ", ".join(d.runtimes),
-        )
-        for d in devices
-    ]
-    typer.echo(table(("device", "kind", "fastest matrix peak", "memory", "bandwidth", "runtimes"), rows))
-
-
-@hardware.command("show")
-def hardware_show(
-    name: Annotated[str, typer.Argument(help="a device name or YAML file")],
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-) -> None:
-    """Show a device with the source of every number."""
-    from perfmodel.hardware import load_device
-    from perfmodel.report.device import device_text
-
-    device = load_device(name)
-    typer.echo(json.dumps(device.to_dict(), indent=2) if as_json else device_text(device))
-
-
-@hardware.command("check")
-def hardware_check(files: Annotated[list[Path], typer.Argument(help="device files")]) -> None:
-    """Check device files: errors with line and column, then what lowers their grade."""
-    from perfmodel.hardware import check_file
-
-    for file in files:
-        remarks = check_file(file)
-        typer.echo("\n".join([f"{file}: ok", *(f"  {remark}" for remark in remarks)]))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a mistake of the user's is one line and exit code 2."""
     try:
@@ -210,9 +178,13 @@ def main(arguments: list[str] | None = None) -> None:
     except PerfModelError as error:
         print(f"perfmodel: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        print(f"perfmodel: the output can't be written: {error.strerror or error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _graph(
+    context: typer.Context,
     model: str,
     batch: int | None,
     seq: int | None,
@@ -227,6 +199,7 @@ def _graph(
     if model.endswith(".json"):
         from perfmodel.graph.store import load_graph
 
+        _refuse_capture_options(context, model)
         sizes = {name: value for name, value in (("batch", batch), ("seq", seq)) if value is not None}
         return load_graph(model).at(**sizes)
     from perfmodel.models.step import capture as capture_step
@@ -244,6 +217,31 @@ def _graph(
             layers=layers,
             cache=not no_cache,
             progress=say,
+        )
+
+
+def _overrides(changes: list[str] | None) -> dict[str, str]:
+    """Overrides of the device from ``device.path=value``."""
+    from perfmodel.hardware.override import parse_assignment
+
+    overrides = {}
+    for change in changes or []:
+        path, value = parse_assignment(change)
+        if not path.startswith("device."):
+            raise UnsupportedError(f"--set {path}: begins with nothing known; write e.g. device.{path}")
+        overrides[path.removeprefix("device.")] = value
+    return overrides
+
+
+def _refuse_capture_options(context: typer.Context, file: str) -> None:
+    """Options of capturing say nothing about a graph that is captured already."""
+    names = ("optimizer", "dtype", "implementation", "dispatch", "gradient_checkpointing", "layers", "no_cache")
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UnsupportedError(
+            f"{file} is captured already, and {options} would change it; capture the model with {options}"
         )
 
 

@@ -138,7 +138,7 @@ def memory_profile(graph: Graph, *, first_step: bool = False) -> MemoryProfile:
 
 
 def largest_batch(graph: Graph, capacity: float, *, symbol: str = "batch", limit: int = 1 << 24) -> int:
-    """The largest batch whose steady step fits in ``capacity`` bytes; 0 if none does.
+    """The largest batch whose steps, the first and the steady ones, fit in ``capacity`` bytes; 0 if none does.
 
     Peak memory never falls as the batch grows, so bisection finds it.
 
@@ -152,24 +152,39 @@ def largest_batch(graph: Graph, capacity: float, *, symbol: str = "batch", limit
         raise UnsupportedError(
             f"{graph.name} was captured with a fixed {symbol}; capture it with dynamic_shapes that name {symbol!r}"
         )
-    valid = [size for size in (1, 2) if not graph.broken_guards({**graph.bindings, symbol: size})]
-    if valid == [1]:
-        raise UnsupportedError(f"{graph.name} was captured for {symbol}=1 only; capture it with {symbol}=2 or more")
+    if not capacity > 0:
+        raise UnsupportedError(f"capacity must be a positive number of bytes, not {capacity!r}")
+
+    def holds_at(size: int) -> bool:
+        return not graph.broken_guards({**graph.bindings, symbol: size})
 
     def fits(size: int) -> bool:
-        return memory_profile(graph.at(**{symbol: size})).peak <= capacity
+        there = graph.at(**{symbol: size})
+        return max(memory_profile(there, first_step=first).peak for first in (False, True)) <= capacity
 
-    if not valid or not fits(valid[0]):
+    own = graph.bindings[symbol]
+    start = next((size for size in (1, 2) if holds_at(size)), own)
+    if not fits(start):
+        if start > 2:
+            raise UnsupportedError(
+                f"{graph.name} was captured for {symbol}={own}, where it doesn't fit, and holds for no small {symbol}; "
+                "capture it with a smaller one"
+            )
         return 0
-    low, high = valid[0], valid[0] * 2
-    while high <= limit and not graph.broken_guards({**graph.bindings, symbol: high}) and fits(high):
+    low, high = start, start * 2
+    while high <= limit and holds_at(high) and fits(high):
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        if not graph.broken_guards({**graph.bindings, symbol: middle}) and fits(middle):
+        if middle <= limit and holds_at(middle) and fits(middle):
             low = middle
         else:
             high = middle
+    if low < limit and not holds_at(low + 1):
+        raise UnsupportedError(
+            f"{graph.name} fits with {symbol}={low}, and was captured for no larger one; "
+            f"capture it with {symbol} above {low}"
+        )
     return low
 
 

@@ -27,7 +27,7 @@ from perfmodel.hardware import Device, load_device
 from perfmodel.memory import memory_profile
 from perfmodel.prediction import Breakdown, OpTime, Prediction
 from perfmodel.runtimes import Runtime, load_runtime, rewrite
-from perfmodel.timing import OpTimes, OpWork, op_times, rates_of, two_queues
+from perfmodel.timing import OpTimes, OpWork, executed_matrix_flops, op_times, rates_of, two_queues
 
 __all__ = ["Prediction", "predict"]
 
@@ -35,7 +35,11 @@ Floats = npt.NDArray[np.float64]
 
 
 def predict(
-    step: Graph, device: Device | str | os.PathLike[str], *, runtime: Runtime | str, strict: bool = False
+    step: Graph,
+    device: Device | str | os.PathLike[str],
+    *,
+    runtime: Runtime | str | None = None,
+    strict: bool = False,
 ) -> Prediction:
     """Predict a training step of one device.
 
@@ -45,8 +49,9 @@ def predict(
         From :func:`perfmodel.capture`; its bindings say batch and sequence.
     device : Device, str or path
         A device, a name of the catalogue, or a YAML file.
-    runtime : Runtime or str
+    runtime : Runtime or str, optional
         What the software does: ``"eager"``, ``"compiled"``, ``"graph-replay"``, … or a YAML file.
+        The first that the device's file lists if left out; the prediction names it.
     strict : bool
         Refuse a graph that has ops without a rule.
 
@@ -64,8 +69,10 @@ def predict(
         With ``strict``, if an op has no rule.
     """
     machine = device if isinstance(device, Device) else load_device(device)
-    software = runtime if isinstance(runtime, Runtime) else load_runtime(runtime)
-    if software.name not in machine.runtimes:
+    software = (
+        runtime if isinstance(runtime, Runtime) else load_runtime(machine.runtimes[0] if runtime is None else runtime)
+    )
+    if software.like not in machine.runtimes:
         raise UnsupportedError(
             f"{machine.name} doesn't run {software.name!r}; its runtimes: {', '.join(machine.runtimes)}"
         )
@@ -162,7 +169,7 @@ def _run_queues(
 def _host_cost(counted: Counted, software: Runtime) -> float:
     """Seconds the host spends to issue an op."""
     cost = counted.cost
-    if counted.op.name == "perfmodel.release":
+    if counted.op.name == "perfmodel.release" or not counted.op.launches:
         return 0.0
     if cost is not None and cost.family == "host":
         return software.host.sync if counted.op.phase != "optimizer" else software.host.view
@@ -212,7 +219,7 @@ def _op_times(counted: Sequence[Counted], on_device: Floats, times: OpTimes) -> 
                 times=c.times,
                 time=seconds,
                 bound="no rule" if cost is None else str(next(bounds)),
-                matrix_flops=0.0 if cost is None else float(cost.matrix_flops),
+                matrix_flops=0.0 if cost is None else executed_matrix_flops(cost),
                 vector_flops=0.0 if cost is None else float(cost.vector_flops),
                 bytes=0.0 if cost is None else float(cost.read + cost.written),
             )
@@ -237,6 +244,9 @@ def _notes(graph: Graph, covered: Coverage, machine: Device, software: Runtime) 
     if covered.missing:
         notes.append(f"no rule for {_listed(covered.missing)}: their time is missing from the step time")
     notes.append(f"no interval: {machine.validated}")
+    if machine.overrides:
+        changed = ", ".join(f"{path} = {value}" for path, value in machine.overrides.items())
+        notes.append(f"{machine.name} with overrides: {changed}")
     assumed = sorted(
         name
         for name, source in machine.sources.items()

@@ -33,7 +33,7 @@ class OpTime:
     bound : str
         What limits it: matrix, vector, memory, latency or none.
     matrix_flops, vector_flops, bytes : float
-        Of one run.
+        Of one run; what a fused attention skips behind a causal mask isn't counted.
     """
 
     name: str
@@ -218,7 +218,8 @@ class Prediction:
                 f"got {', '.join(given) or 'none'}"
             )
         for name, value in given.items():
-            if isinstance(value, bool) or not np.isfinite(value) or value <= 0:
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if not number or not np.isfinite(value) or value <= 0:
                 raise UnsupportedError(f"{name} must be a positive number, not {value!r}")
         batch, seq = self.bindings.get("batch"), self.bindings.get("seq")
         if steps is None and batch is None:
@@ -231,8 +232,9 @@ class Prediction:
             )
         if steps is None:
             assert batch is not None
-            wanted = tokens / (seq or 1) if tokens is not None else (samples or 0) * (epochs or 1)
-            steps = float(np.ceil(wanted / batch))
+            once = tokens / (seq or 1) if tokens is not None else samples or 0
+            # A data loader ends each epoch with its last, smaller batch.
+            steps = float(np.ceil(once / batch)) * (epochs or 1)
         seen = steps * (batch or 0)
         return Training(steps=steps, time=steps * self.step_time, samples=seen, tokens=seen * (seq or 0))
 

@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
@@ -22,21 +23,28 @@ from perfmodel.units import parse_quantity
 from perfmodel.yamlfile import FileModel, problem
 
 __all__ = [
+    "OVERRIDE",
     "Citation",
     "Source",
     "SourcedBandwidth",
     "SourcedBytes",
+    "SourcedCarbon",
     "SourcedCount",
+    "SourcedEnergyPrice",
     "SourcedFile",
     "SourcedFlops",
     "SourcedFraction",
     "SourcedHertz",
     "SourcedNumber",
+    "SourcedNumeral",
     "SourcedPower",
     "SourcedPrice",
     "SourcedTime",
     "quantity",
 ]
+
+#: How the note of a number starts that was changed by hand.
+OVERRIDE = "override;"
 
 #: How a number came about.
 Origin = Literal["datasheet", "measured", "fitted", "assumed"]
@@ -69,7 +77,8 @@ class Source:
 
     def to_dict(self) -> dict[str, str]:
         """JSON form, without empty members."""
-        return {key: value for key, value in asdict(self).items() if value}
+        members = {name: getattr(self, name) for name in ("source", "confidence", "title", "url", "note")}
+        return {name: text for name, text in members.items() if text}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, str]) -> Source:
@@ -110,6 +119,11 @@ class SourcedNumber(FileModel):
     cite: str | None = None
     confidence: Confidence
     note: str = ""
+
+    @property
+    def is_override(self) -> bool:
+        """Whether it was changed by hand against its file (:mod:`perfmodel.hardware.override`)."""
+        return self.note.startswith(OVERRIDE)
 
     @model_validator(mode="after")
     def _has_source(self) -> SourcedNumber:
@@ -162,6 +176,24 @@ class SourcedPrice(SourcedNumber):
     value: Annotated[float, quantity("USD/s")]
 
 
+class SourcedNumeral(SourcedNumber):
+    """A bare number."""
+
+    value: Annotated[float, quantity("number")]
+
+
+class SourcedEnergyPrice(SourcedNumber):
+    """A price of energy in USD/J."""
+
+    value: Annotated[float, quantity("USD/J")]
+
+
+class SourcedCarbon(SourcedNumber):
+    """A carbon intensity in kg/J."""
+
+    value: Annotated[float, quantity("kg/J")]
+
+
 class SourcedFraction(SourcedNumber):
     """A fraction between 0 and 1."""
 
@@ -190,15 +222,19 @@ class SourcedFile(FileModel):
 
     @model_validator(mode="after")
     def _cites_exist(self: _File) -> _File:
-        for at, number in numbers_of(self):
+        for at, number in self._found:
             if number.cite is not None and number.cite not in self.citations:
                 cure = suggestion(number.cite, self.citations) or "add it there"
                 raise problem(f"{number.cite!r} is not in citations:; {cure}", *at, "cite")
         return self
 
+    @cached_property
+    def _found(self) -> list[tuple[tuple[str | int, ...], SourcedNumber]]:
+        return list(numbers_of(self))
+
     def numbers(self) -> dict[str, SourcedNumber]:
         """Every sourced number, keyed by its dotted path, e.g. ``"memory[0].bandwidth"``."""
-        return {location_text(at): number for at, number in numbers_of(self)}
+        return {location_text(at): number for at, number in self._found}
 
     def sources(self) -> dict[str, Source]:
         """The source of every number, keyed like :meth:`numbers`."""

@@ -23,6 +23,7 @@ import re
 from collections.abc import Mapping
 from decimal import Context, Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 from perfmodel.errors import UnitError
 
@@ -32,6 +33,7 @@ _DECIMAL = {"": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _SMALL = {"m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9, "p": -12}  # both Unicode micros
 _PER_TIME = {"s": Fraction(1), "min": Fraction(1, 60), "h": Fraction(1, 3600), "d": Fraction(1, 86400)}
+_MASS = {"g": Fraction(1, 1000), "kg": Fraction(1), "t": Fraction(1000)}
 _MAX_TEXT = 64
 _SHOWN = 40
 
@@ -65,6 +67,7 @@ def _tables() -> dict[str, dict[str, Fraction]]:
         "USD": money,
         "USD/s": {f"{unit}/{per}": factor * rate for unit, factor in money.items() for per, rate in _PER_TIME.items()},
         "USD/J": {f"{unit}/{per}": factor * rate for unit, factor in money.items() for per, rate in per_joule.items()},
+        "kg/J": {f"{unit}/{per}": mass * rate for unit, mass in _MASS.items() for per, rate in per_joule.items()},
         "number": {"": Fraction(1)},
         "count": {"": Fraction(1), "k": large["k"], "M": large["M"], "G": large["G"], "B": large["G"], "T": large["T"]},
         "fraction": {"": Fraction(1), "%": Fraction(1, 100)},
@@ -88,6 +91,7 @@ _EXAMPLE = {
     "USD": "30000 USD",
     "USD/s": "2.95 USD/h",
     "USD/J": "0.12 USD/kWh",
+    "kg/J": "369 g/kWh",
     "number": "132",
     "count": "15T, 300B or 4096",
     "fraction": "0.75 or 75%",
@@ -106,6 +110,7 @@ _SHOWN_UNITS: dict[str, tuple[str, ...]] = {
     "USD": ("USD",),
     "USD/s": ("USD/h",),
     "USD/J": ("USD/kWh",),
+    "kg/J": ("g/kWh",),
     "number": ("",),
     "count": ("", "k", "M", "B", "T"),
     "fraction": ("",),
@@ -148,6 +153,10 @@ def parse_quantity(text: str | int | float, dimension: str) -> float:
     ...
     perfmodel.errors.UnitError: '8 gb': unknown unit 'gb'; units are case-sensitive, write GB for bytes or Gbit for bits
     """
+    return _parsed(text, dimension) if isinstance(text, str) else _parse(text, dimension)
+
+
+def _parse(text: str | int | float, dimension: str) -> float:
     table = _table(dimension)
     shown = _shown(text)
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
@@ -179,6 +188,10 @@ def parse_quantity(text: str | int | float, dimension: str) -> float:
     if dimension == "fraction" and value > 1:
         raise UnitError(f"{shown} is more than the whole; write a fraction such as {_EXAMPLE[dimension]}")
     return value
+
+
+#: A catalogue of hardware says the same few things many times.
+_parsed = lru_cache(maxsize=4096)(_parse)
 
 
 def format_quantity(value: float, dimension: str, *, digits: int | None = None) -> str:

@@ -96,7 +96,7 @@ def test_hardware_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     ("arguments", "message"),
     [
         (["predict", "gpt3", "--on", "h100", "--batch", "1", "--seq", "8"], "unknown model 'gpt3'; did you mean"),
-        (["predict", *GPT2, "--on", "h200"], "unknown device 'h200'"),
+        (["predict", *GPT2, "--on", "h1000"], "unknown device 'h1000'"),
         (["predict", *GPT2, "--on", "h100", "--runtime", "eagre"], "did you mean 'eager'"),
         (["predict", *GPT2, "--on", "google-tpu-v5p", "--runtime", "eager"], "doesn't run 'eager'"),
         (["predict", "gpt2", "--on", "h100", "--batch", "4"], "needs seq_len"),
@@ -112,6 +112,7 @@ def test_hardware_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         (["predict", *GPT2, "--on", "h100", "--dtype", "bf17"], "bf17"),
         (["predict", *GPT2, "--on", "nvidia-v100-sxm-32gb", "--dtype", "bfloat16"], "has no bf16"),
         (["predict", "absent.json", "--on", "h100"], "no such file"),
+        (["predict", "g.json", "--on", "h100", "--optimizer", "sgd", "--layers", "3"], "--optimizer, --layers would"),
         (["predict", *GPT2, "--on", "absent.yaml"], "absent.yaml"),
         (["hardware", "check", "absent.yaml"], "absent.yaml"),
     ],

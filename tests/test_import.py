@@ -36,11 +36,37 @@ def test_the_check_sees_a_heavy_import() -> None:
     assert "matplotlib" in loaded_after("import perfmodel, matplotlib")
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import perfmodel as pm",
+        "import perfmodel.predict; import perfmodel as pm",
+        "from perfmodel.predict import Prediction; import perfmodel as pm",
+        "import perfmodel as pm; pm.predict; import perfmodel.predict",
+        "import perfmodel as pm; pm.load_device; import perfmodel.predict, perfmodel.cli",
+        "from perfmodel import predict; import perfmodel.predict; import perfmodel as pm",
+        "import importlib; importlib.import_module('perfmodel.predict'); import perfmodel as pm",
+    ],
+)
+def test_predict_is_the_function_in_every_order_of_imports(code: str) -> None:
+    script = f"{code}\nfound = pm.predict\nimport sys\nassert found is sys.modules['perfmodel.predict'].predict"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="module 'perfmodel' has no attribute 'predikt'"):
+        _ = perfmodel.predikt
+    assert set(perfmodel.__all__) <= set(dir(perfmodel))
+
+
 def test_exported_names() -> None:
     assert sorted(perfmodel.__all__) == [
+        "Cluster",
         "Device",
+        "Fabric",
         "Graph",
         "MemoryProfile",
+        "Node",
         "PerfModelError",
         "Prediction",
         "Runtime",
@@ -49,8 +75,11 @@ def test_exported_names() -> None:
         "device_names",
         "from_fx",
         "largest_batch",
+        "load_cluster",
         "load_device",
+        "load_fabric",
         "load_graph",
+        "load_node",
         "load_runtime",
         "memory_profile",
         "model_names",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import perfmodel as pm
 from perfmodel.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -25,8 +27,18 @@ def test_python_blocks_run(block: str) -> None:
 def test_the_screen_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     shown = re.search(r"\$ \.venv/bin/perfmodel (predict .*?)\n(.*?)```", README, re.DOTALL)
     assert shown is not None
-    pytest.importorskip("transformers")  # whose module paths the screen shows
+    # A newcomer has no transformers yet, so the screen shows the reference modules.
     with pytest.raises(SystemExit):
-        main(shown[1].split())
+        main([*shown[1].split(), "--implementation", "reference"])
     for told, printed in zip(shown[2].splitlines(), capsys.readouterr().out.splitlines(), strict=True):
         assert printed.startswith(told.removesuffix("…").rstrip())
+
+
+def test_the_confidence_of_the_catalogue_is_as_told() -> None:
+    found = Counter(source.confidence for name in pm.device_names() for source in pm.load_device(name).sources.values())
+    told = {
+        letter: int(count.replace(",", ""))
+        for letter, count in re.findall(r"^\| ([A-D]): .*? \| ([\d,]+) \|", README, re.M)
+    }
+    assert told == dict(found)
+    assert f"has {len(pm.device_names())} devices" in README

@@ -2,6 +2,7 @@
 
 from perfmodel.graph.count import CONVENTIONS, Coverage
 from perfmodel.graph.fold import fold, unfold, with_depth
+from perfmodel.graph.fuse import fuse
 from perfmodel.graph.ir import PHASES, ROLES, Block, Graph, Op, Ref, Storage
 from perfmodel.graph.store import content_hash, load_graph, save_graph
 
@@ -17,6 +18,7 @@ __all__ = [
     "Storage",
     "content_hash",
     "fold",
+    "fuse",
     "load_graph",
     "save_graph",
     "unfold",

@@ -6,25 +6,16 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import FileError
+from perfmodel.folders import cache_folder
 from perfmodel.graph.ir import Graph
 from perfmodel.graph.store import VERSION, load_graph, save_graph
 
 __all__ = ["cache_folder", "fetch", "keep", "key_of"]
-
-
-def cache_folder() -> Path:
-    """``$PERFMODEL_CACHE``, or ``perfmodel`` in ``$XDG_CACHE_HOME`` (``~/.cache``)."""
-    own = os.environ.get("PERFMODEL_CACHE")
-    if own:
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "perfmodel"
 
 
 @functools.cache

@@ -7,19 +7,36 @@ Each op's cost comes from :mod:`perfmodel.ops`; here it is taken at given sizes
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from perfmodel.dtypes import item_size
 from perfmodel.errors import PerfModelError, UnknownNameError
 from perfmodel.ops import FLOP_COUNTER_OPS, OpCost, Tensor, cost
+from perfmodel.ops.common import is_in_place
 from perfmodel.symbols import Dim, Expr, evaluate, symbol
 
 if TYPE_CHECKING:
     from perfmodel.graph.ir import Graph, Op
 
-__all__ = ["CONVENTIONS", "Call", "Counted", "Coverage", "count", "coverage", "total_bytes", "total_flops"]
+__all__ = [
+    "CONVENTIONS",
+    "PHASES",
+    "Binder",
+    "Call",
+    "Counted",
+    "Coverage",
+    "count",
+    "coverage",
+    "total_bytes",
+    "total_flops",
+]
+
+#: Phases of a training step, in order. ``recompute`` is forward work that
+#: activation checkpointing repeats inside backward; ``release`` frees gradients.
+PHASES = ("forward", "backward", "recompute", "optimizer", "release")
 
 #: How causal attention is counted. ``full``: the whole square of scores, as
 #: FlopCounterMode, the PaLM paper and Megatron do. ``half``: only the pairs that
@@ -77,11 +94,35 @@ def count(graph: Graph, values: Mapping[str, Any] | None = None) -> Iterator[Cou
         Sizes to count at; the graph's own bindings if left out. Numbers,
         arrays, or :func:`perfmodel.symbols.symbol` to stay symbolic.
     """
-    bind = _Binder(graph.bindings if values is None else values)
+    bind = Binder(graph.bindings if values is None else values)
     for block in graph.blocks:
         for op in block.ops:
             call = bind(op)
-            yield Counted(op, call, cost(call), block.count)
+            yield Counted(op, call, _fused_cost(op, call), block.count)
+
+
+def _fused_cost(op: Op, call: Call) -> OpCost | None:
+    """The op's cost, less what stays inside of the fused kernel that it's part of."""
+    whole = cost(call)
+    if whole is None or (op.launches and not op.on_chip):
+        return whole
+    kernels = whole.kernels if op.launches else 0
+    reading, writing = cost(_marked(call, op.on_chip, "in:self")), cost(_marked(call, op.on_chip, "out:0"))
+    if reading is None or writing is None:
+        return None
+    return replace(whole, read=reading.read, written=writing.written, kernels=kernels)
+
+
+def _marked(call: Call, on_chip: Sequence[str], overwritten: str) -> Call:
+    """The call with its on-chip operands marked; ``overwritten`` is the label of what an op in place changes."""
+    in_place = is_in_place(call)
+
+    def inside(name: str, tensor: Tensor) -> Tensor:
+        label = overwritten if in_place and name == "self" else f"in:{name}"
+        return replace(tensor, on_chip=True) if label in on_chip else tensor
+
+    outputs = tuple(replace(t, on_chip=True) if f"out:{k}" in on_chip else t for k, t in enumerate(call.outputs))
+    return Call(call.name, {name: inside(name, t) for name, t in call.inputs.items()}, outputs, call.attrs)
 
 
 def total_flops(
@@ -99,6 +140,10 @@ def total_flops(
         raise UnknownNameError("unit", unit, ("matrix", "vector"))
     if causal not in CONVENTIONS:
         raise UnknownNameError("convention for causal attention", causal, CONVENTIONS)
+    if phase is not None and phase not in PHASES:
+        raise UnknownNameError("phase", phase, PHASES)
+    if dtype is not None:
+        item_size(dtype)
 
     def of(counted: Counted) -> Dim:
         op, _, c, times = counted
@@ -178,14 +223,21 @@ def _check_arrays(values: Mapping[str, Any]) -> None:
             raise PerfModelError(f"{name} must hold positive sizes; it holds {array.min()}")
 
 
-class _Binder:
-    """Evaluates the sizes of ops, each distinct tensor once."""
+class Binder:
+    """Evaluates the sizes of ops, each distinct tensor once.
+
+    Parameters
+    ----------
+    values : mapping
+        Numbers, arrays or symbols by the name of the symbol.
+    """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
         self._tensors: dict[Any, Tensor] = {}
 
     def __call__(self, op: Op) -> Call:
+        """The op at these sizes."""
         return Call(
             op.name,
             {name: self._tensor(tensor) for name, tensor in op.inputs.items()},

@@ -12,7 +12,7 @@ fold is the proof that the layers between the first and the last are alike.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from perfmodel.errors import CaptureError
 from perfmodel.graph.ir import Block, Graph, Op, Ref, Storage, blocks_by_phase
 from perfmodel.ops.tensor import Tensor
 
-__all__ = ["PROBE_DEPTH", "fold", "unfold", "with_depth"]
+__all__ = ["PROBE_DEPTH", "fold", "layer_of", "resized", "unfold", "with_depth"]
 
 #: Layers to capture so that the middle ones prove that they are alike.
 PROBE_DEPTH = 4
@@ -113,7 +113,18 @@ def with_depth(graph: Graph, stack: str, depth: int) -> Graph:
         raise CaptureError(
             f"{stack} was captured with {captured} layers; {depth} need a capture of {min(depth, PROBE_DEPTH)}"
         )
-    low, high, added = captured // 2 - 1, captured // 2, depth - captured
+    return resized(graph, stack, captured // 2 - 1, depth - captured)
+
+
+def resized(graph: Graph, stack: str, low: int, added: int) -> Graph:
+    """The folded graph with ``added`` layers more (or fewer) after layer ``low`` of a stack.
+
+    Raises
+    ------
+    CaptureError
+        If ``low`` and the layer after it aren't alike.
+    """
+    high = low + 1
 
     def moved(layer: int) -> int:
         return layer if layer <= low else layer + added
@@ -126,7 +137,8 @@ def with_depth(graph: Graph, stack: str, depth: int) -> Graph:
         if holds[0] != holds[1]:
             raise CaptureError(
                 f"the middle layers of {stack} differ (layers {low} and {high}, in {block.ops[0].phase}), "
-                f"so {depth} layers can't be derived from them; capture the model with all its layers"
+                f"so {graph.stacks[stack] + added} layers can't be derived from them; "
+                "capture the model with all its layers"
             )
         first = moved(block.first)
         return replace(block, ops=ops, first=first, count=abs(moved(block.layers[-1]) - first) + 1)
@@ -142,7 +154,7 @@ def with_depth(graph: Graph, stack: str, depth: int) -> Graph:
         blocks=tuple(deeper(block) for block in graph.blocks),
         first_optimizer=tuple(deeper(block) for block in graph.first_optimizer),
         storages=storages,
-        stacks={**graph.stacks, stack: depth},
+        stacks={**graph.stacks, stack: graph.stacks[stack] + added},
         trace=None,
     )
 
@@ -153,17 +165,31 @@ def _moved_ref(ref: Ref, graph: Graph, stack: str, moved: Callable[[int], int]) 
     return ref
 
 
+def layer_of(module: str, stacks: Iterable[str]) -> tuple[str, int]:
+    """Layer stack and layer that a module path lies in; ``("", -1)`` for none.
+
+    >>> layer_of("model.layers.3.mlp", ["model.layers"])
+    ('model.layers', 3)
+    """
+    for stack in sorted(stacks, key=len, reverse=True):
+        if module.startswith(f"{stack}.") if stack else module:
+            head = module[len(stack) + 1 if stack else 0 :].split(".", 1)[0]
+            if head.isdigit():
+                return stack or ".", int(head)
+    return "", -1
+
+
 class _StorageTable:
     """Storages of all layers under one name: the same one of each layer gets the same number."""
 
     def __init__(self, graph: Graph) -> None:
-        self._stacks = sorted(graph.stacks, key=len, reverse=True)
+        self._stacks = graph.stacks
         self._entries: list[Storage] = []
         self._layers: list[list[int]] = []
         self.place: list[tuple[int, int]] = []  # flat storage -> (entry, layer or -1)
         numbers: dict[Any, int] = {}
         for storage in graph.storages:
-            stack, layer = self.layer_of(storage.module)
+            stack, layer = layer_of(storage.module, self._stacks)
             general = replace(
                 storage,
                 name=_starred(storage.name, stack, layer),
@@ -179,13 +205,7 @@ class _StorageTable:
             self.place.append((number, layer))
 
     def layer_of(self, module: str) -> tuple[str, int]:
-        """Layer stack and layer that a module path lies in; ``("", -1)`` for none."""
-        for stack in self._stacks:
-            if module.startswith(f"{stack}.") if stack else module:
-                head = module[len(stack) + 1 if stack else 0 :].split(".", 1)[0]
-                if head.isdigit():
-                    return stack or ".", int(head)
-        return "", -1
+        return layer_of(module, self._stacks)
 
     def storages(self) -> tuple[Storage, ...]:
         return tuple(
@@ -276,7 +296,7 @@ def _key(op: Op, stack: str, layer: int) -> tuple[Any, ...]:
     results = tuple((t.shape, t.dtype, t.strides) for t in op.outputs)
     sizes = (len(op.allocates), len(op.frees))
     attrs = json.dumps(op.attrs, default=str, sort_keys=True) if op.attrs else ""
-    return op.name, op.phase, _starred(op.module, stack, layer), looks, results, sizes, attrs
+    return op.name, op.phase, _starred(op.module, stack, layer), looks, results, sizes, attrs, op.on_chip, op.launches
 
 
 def _refs(op: Op) -> Iterator[Ref]:
@@ -308,6 +328,8 @@ def _with_refs(op: Op, place: Callable[[Ref], Ref], module: str) -> Op:
         attrs=op.attrs,
         allocates=allocates,
         frees=frees,
+        on_chip=op.on_chip,
+        launches=op.launches,
     )
 
 

@@ -78,8 +78,9 @@ def available() -> bool:
 
 def holds(module: object) -> bool:
     """Whether a module has parts of transformers' in it, which need :func:`traceable` to be captured right."""
-    parts = getattr(module, "modules", None)
-    return parts is not None and any(type(part).__module__.startswith("transformers.") for part in parts())
+    if isinstance(module, type) or not hasattr(module, "modules"):
+        return False
+    return any(type(part).__module__.startswith("transformers.") for part in module.modules())
 
 
 def layer_stack(dims: Mapping[str, Any]) -> str:

@@ -22,15 +22,11 @@ from typing import Any, NamedTuple
 
 from perfmodel.dtypes import item_size
 from perfmodel.errors import FileError, ShapeError, UnknownNameError, UnsupportedError
-from perfmodel.graph.count import Coverage, count, coverage, total_bytes, total_flops
+from perfmodel.graph.count import PHASES, Coverage, count, coverage, total_bytes, total_flops
 from perfmodel.ops import Tensor
 from perfmodel.symbols import Dim, evaluate, parse
 
 __all__ = ["PHASES", "RESIDENT_ROLES", "ROLES", "Block", "Graph", "Op", "Ref", "Storage", "blocks_by_phase", "holds"]
-
-#: Phases of a training step, in order. ``recompute`` is forward work that
-#: activation checkpointing repeats inside backward; ``release`` frees gradients.
-PHASES = ("forward", "backward", "recompute", "optimizer", "release")
 
 #: What a storage is for. ``activation`` is kept from forward to backward,
 #: ``temporary`` dies in the phase in which it was made.
@@ -92,7 +88,10 @@ class Op:
     """One call of an op: an :class:`perfmodel.ops.OpCall` with its place in the step.
 
     ``allocates`` lists the storages that the call makes, ``frees`` those that are
-    released after it and before the next op.
+    released after it and before the next op. Where ops are fused
+    (:func:`perfmodel.graph.fuse.fuse`), ``on_chip`` names the operands that this
+    op neither reads from memory nor writes to it (``in:self``, ``out:0``), and
+    ``launches`` is false but for one op of each kernel.
     """
 
     name: str
@@ -103,6 +102,8 @@ class Op:
     attrs: Mapping[str, Any]
     allocates: tuple[Ref, ...] = ()
     frees: tuple[Ref, ...] = ()
+    on_chip: tuple[str, ...] = ()
+    launches: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +161,6 @@ class Graph:
         Symbol values in force, e.g. ``{"batch": 8, "seq": 4096}``.
     guards : tuple of str
         Conditions on the symbols under which the capture holds.
-    answers : Mapping[str, int]
-        How often the capture answered a data-dependent question (``.item()``) with a made-up value, by module.
     meta : Mapping[str, Any]
         Where it came from: model, implementation, dtype, optimizer, versions.
     """
@@ -173,7 +172,6 @@ class Graph:
     stacks: Mapping[str, int] = field(default_factory=dict)
     bindings: Mapping[str, int] = field(default_factory=dict)
     guards: tuple[str, ...] = ()
-    answers: Mapping[str, int] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     trace: Any = field(default=None, compare=False, repr=False)
 
@@ -212,9 +210,9 @@ class Graph:
             if name not in self.bindings:
                 cure = f"its sizes are {', '.join(self.symbols) or 'all fixed'}"
                 raise UnknownNameError(f"symbol of {self.name}", name, self.bindings, cure)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
                 raise ShapeError(f"{name} must be a positive integer, not {value!r}")
-        bindings = {**self.bindings, **values}
+        bindings = {**self.bindings, **{name: operator.index(value) for name, value in values.items()}}
         broken = self.broken_guards(bindings)
         if broken:
             sizes = ", ".join(f"{key}={value}" for key, value in bindings.items())
@@ -273,13 +271,26 @@ class Graph:
         return total_bytes(self, phase=phase, at=at)
 
     @property
+    def answers(self) -> dict[str, int]:
+        """How often a step asks about data (``.item()``) and the capture made the answer up, by module."""
+        found: dict[str, int] = {}
+        for op, times in self.ops():
+            if op.name == "aten._local_scalar_dense":
+                place = "optimizer" if op.phase == "optimizer" else op.module or "(root)"
+                found[place] = found.get(place, 0) + times
+        return found
+
+    @property
     def coverage(self) -> Coverage:
         """How much of the step has a counting rule."""
         return coverage(count(self))
 
     @property
     def fx(self) -> Any:
-        """The captured step as a ``torch.fx.Graph`` (with PyTorch; only on the graph that ``capture`` made).
+        """The captured step as a ``torch.fx.Graph``.
+
+        A module's capture has it. A model by name has it when captured with
+        ``cache=False, folded=False``, so that nothing comes from the disk or is derived.
 
         Node ``meta`` carries ``phase``, ``module``, ``shape``, ``dtype``, ``strides`` and ``storage``.
 

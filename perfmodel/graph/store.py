@@ -21,7 +21,7 @@ from perfmodel.symbols import Dim, Expr, parse
 
 __all__ = ["VERSION", "content_hash", "from_dict", "load_graph", "save_graph", "to_dict", "write_text"]
 
-VERSION = 1
+VERSION = 2
 
 
 def to_dict(graph: Graph) -> dict[str, Any]:
@@ -38,7 +38,6 @@ def to_dict(graph: Graph) -> dict[str, Any]:
         "name": graph.name,
         "bindings": dict(graph.bindings),
         "guards": list(graph.guards),
-        "answers": dict(graph.answers),
         "meta": dict(graph.meta),
         "stacks": dict(graph.stacks),
         "tensors": writer.tensors,
@@ -86,7 +85,8 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     FileError
         If the file can't be written.
     """
-    write_text(path, json.dumps({**to_dict(graph), "hash": content_hash(graph)}, separators=(",", ":")))
+    data = {**to_dict(graph), "hash": content_hash(graph)}
+    write_text(path, json.dumps({**data, "checksum": _checksum(data)}, separators=(",", ":")))
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:
@@ -106,7 +106,17 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         raise FileError(f"{path}: can't be read: {error}; give a graph that perfmodel capture wrote") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise FileError(f"{path}: not JSON ({error}); give a graph that perfmodel capture wrote") from None
+    if isinstance(data, dict) and data.get("version") == VERSION:
+        told = data.pop("checksum", None)
+        if told != _checksum(data):
+            raise FileError(
+                f"{path}: the graph was edited or damaged; capture the model again, or use .at() for other sizes"
+            )
     return from_dict(data, str(path))
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -156,6 +166,8 @@ class _Writer:
             {name: _attribute(value) for name, value in op.attrs.items()},
             [list(ref) for ref in op.allocates],
             [list(ref) for ref in op.frees],
+            list(op.on_chip),
+            op.launches,
         ]
 
     def _tensor(self, tensor: Tensor) -> list[Any]:
@@ -211,7 +223,7 @@ def _read(data: Mapping[str, Any]) -> Graph:
         return Tensor(shape=shape, dtype=dtype, strides=strides, storage=entry[1], layer=entry[2], absolute=entry[3])
 
     def op(entry: list[Any]) -> Op:
-        name, phase, module, inputs, outputs, attrs, allocates, frees = entry
+        name, phase, module, inputs, outputs, attrs, allocates, frees, on_chip, launches = entry
         return Op(
             name=name,
             phase=phase,
@@ -221,6 +233,8 @@ def _read(data: Mapping[str, Any]) -> Graph:
             attrs={key: _read_attribute(value) for key, value in attrs.items()},
             allocates=tuple(Ref(*ref) for ref in allocates),
             frees=tuple(Ref(*ref) for ref in frees),
+            on_chip=tuple(on_chip),
+            launches=launches,
         )
 
     def blocks(entries: list[Any]) -> tuple[Block, ...]:
@@ -250,6 +264,5 @@ def _read(data: Mapping[str, Any]) -> Graph:
         stacks=data["stacks"],
         bindings=data["bindings"],
         guards=tuple(data["guards"]),
-        answers=data["answers"],
         meta=data["meta"],
     )

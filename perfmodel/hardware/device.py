@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfmodel.dtypes import compute_name
 from perfmodel.errors import PerfModelError, UnsupportedError
-from perfmodel.ops.cost import FAMILIES
+from perfmodel.families import FAMILIES
 from perfmodel.sourced import Source
+
+if TYPE_CHECKING:
+    from perfmodel.hardware.override import Override
 
 __all__ = [
     "CALIBRATION_GROUPS",
@@ -61,6 +64,8 @@ class ComputeUnit:
     ----------
     peak : mapping of str to float
         FLOP/s (OP/s for integers), dense, keyed by :data:`PEAK_NAMES`.
+    sparse : mapping of str to float
+        The same with structured sparsity. For the reader: nothing is computed from it.
     count : int, optional
         Number of units: streaming multiprocessors, cores, matrix units.
     clock : float, optional
@@ -71,6 +76,7 @@ class ComputeUnit:
     """
 
     peak: Mapping[str, float]
+    sparse: Mapping[str, float] = field(default_factory=dict)
     count: int | None = None
     clock: float | None = None
     tile: tuple[int, int, int] | None = None
@@ -169,6 +175,8 @@ class Device:
         Other names in the catalogue.
     path : str
         The file; empty for a device that wasn't loaded from one.
+    overrides : mapping of str to str, number or list
+        What was changed against the file, by dotted path.
     """
 
     name: str
@@ -189,6 +197,7 @@ class Device:
     sources: Mapping[str, Source] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     path: str = ""
+    overrides: Mapping[str, Override] = field(default_factory=dict)
 
     @property
     def main_memory(self) -> MemoryLevel:
@@ -252,6 +261,33 @@ class Device:
             f"add calibration: {group}: to its file"
         )
 
+    def override(self, overrides: Mapping[str, Override]) -> Device:
+        """The device with other values, on top of earlier overrides.
+
+        Parameters
+        ----------
+        overrides : mapping of str to str, number or list
+            By dotted path in the device's file, e.g. ``{"memory.hbm.bandwidth": "4 TB/s"}``.
+            Numbers are written with their units; ``None`` removes what is optional.
+
+        Raises
+        ------
+        UnsupportedError
+            If a path leads nowhere, a value isn't valid there, or the device has no file.
+
+        Examples
+        --------
+        >>> from perfmodel.hardware import load_device
+        >>> load_device("h100").override({"memory.hbm.bandwidth": "4 TB/s"}).main_memory.bandwidth
+        4000000000000.0
+        """
+        from perfmodel.hardware.schema import device_of, load_device_file
+
+        if not self.path:
+            raise UnsupportedError(f"{self.name} wasn't loaded from a file, so nothing of it can be overridden")
+        both = {**self.overrides, **overrides}
+        return device_of(load_device_file(self.path, both), self.path, both)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form, versioned."""
         return {
@@ -268,6 +304,7 @@ class Device:
             "compute": {
                 name: {
                     "peak": dict(unit.peak),
+                    "sparse": dict(unit.sparse),
                     "count": unit.count,
                     "clock": unit.clock,
                     "tile": None if unit.tile is None else list(unit.tile),
@@ -287,6 +324,7 @@ class Device:
             },
             "sources": {path: source.to_dict() for path, source in self.sources.items()},
             "path": self.path,
+            "overrides": dict(self.overrides),
         }
 
     @classmethod
@@ -316,6 +354,7 @@ class Device:
             compute={
                 name: ComputeUnit(
                     peak=dict(unit["peak"]),
+                    sparse=dict(unit.get("sparse", {})),
                     count=unit["count"],
                     clock=unit["clock"],
                     tile=None if unit["tile"] is None else (unit["tile"][0], unit["tile"][1], unit["tile"][2]),
@@ -330,6 +369,7 @@ class Device:
             calibration={key: Calibration(**value) for key, value in data["calibration"].items()},
             sources={path: Source.from_dict(source) for path, source in data["sources"].items()},
             path=data["path"],
+            overrides=dict(data.get("overrides", {})),
         )
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from perfmodel.errors import suggestion
+from perfmodel.families import FAMILIES
 from perfmodel.hardware.device import (
     CALIBRATION_GROUPS,
     PEAK_NAMES,
     Calibration,
     ComputeUnit,
     Device,
-    Link,
     MemoryLevel,
-    Power,
-    Price,
 )
+from perfmodel.hardware.fields import LinkFile, Name, PowerFile, PriceFile, Text
+from perfmodel.hardware.inherit import resolve
+from perfmodel.hardware.override import Override, overridden
 from perfmodel.hardware.plausibility import check_plausible
-from perfmodel.ops.cost import FAMILIES
 from perfmodel.sourced import (
     SourcedBandwidth,
     SourcedBytes,
@@ -30,25 +30,13 @@ from perfmodel.sourced import (
     SourcedFlops,
     SourcedFraction,
     SourcedHertz,
-    SourcedPower,
-    SourcedPrice,
     SourcedTime,
 )
-from perfmodel.yamlfile import FileModel, load_model, problem
+from perfmodel.yamlfile import FileModel, problem
 
 __all__ = ["SCHEMA", "DeviceFile", "device_of", "load_device_file"]
 
 SCHEMA = "device/1"
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", text):
-        raise problem(f"{text[:40]!r} is not a name; write lower-case letters, digits, single hyphens and dots")
-    return text
-
-
-Name = Annotated[str, AfterValidator(_name)]
-Text = Annotated[str, Field(min_length=1)]
 
 
 class PeaksFile(FileModel):
@@ -72,10 +60,14 @@ class PeaksFile(FileModel):
             raise problem("no peak is given; write at least one, e.g. bf16:")
         return self
 
+    def numbers(self) -> dict[str, SourcedFlops]:
+        """Those that are given."""
+        given = {name: getattr(self, name) for name in PEAK_NAMES}
+        return {name: number for name, number in given.items() if number is not None}
+
     def rates(self) -> dict[str, float]:
         """FLOP/s of those that are given."""
-        given = {name: getattr(self, name) for name in PEAK_NAMES}
-        return {name: number.value for name, number in given.items() if number is not None}
+        return {name: number.value for name, number in self.numbers().items()}
 
 
 class TileFile(FileModel):
@@ -99,6 +91,7 @@ class UnitFile(FileModel):
         """The unit in SI."""
         return ComputeUnit(
             peak=self.peak.rates(),
+            sparse={} if self.sparse is None else self.sparse.rates(),
             count=None if self.count is None else int(self.count.value),
             clock=None if self.clock is None else self.clock.value,
             tile=None if self.tile is None else (self.tile.m, self.tile.n, self.tile.k),
@@ -120,32 +113,6 @@ class MemoryFile(FileModel):
     bandwidth: SourcedBandwidth
 
 
-class LinkFile(FileModel):
-    """Equal links; ``bandwidth`` is of one of them in one direction."""
-
-    name: Text
-    bandwidth: SourcedBandwidth
-    count: int = Field(default=1, ge=1, le=4096)
-
-    def link(self) -> Link:
-        """The link in SI."""
-        return Link(name=self.name, bandwidth=self.bandwidth.value, count=self.count)
-
-
-class PowerFile(FileModel):
-    """Power of the device alone."""
-
-    tdp: SourcedPower
-    idle: SourcedPower | None = None
-
-
-class PriceFile(SourcedPrice):
-    """A price with its date (``YYYY-MM`` or ``YYYY-MM-DD``) and what it buys."""
-
-    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}(-[0-9]{2})?$")]
-    what: Text
-
-
 class CalibrationFile(FileModel):
     """Constants of a group or a family of ops."""
 
@@ -159,28 +126,28 @@ class DeviceFile(SourcedFile):
 
     schema_: Literal["device/1"] = Field(alias="schema")
     name: Name
-    aliases: list[Name] = Field(default_factory=list)
+    aliases: list[Name] = Field(default_factory=list, max_length=32)
     kind: Text
     vendor: Text
     architecture: Text
     year: int = Field(ge=1940, le=2100)
     validated: Text
     execution: Literal["asynchronous", "synchronous"]
-    runtimes: list[Text] = Field(min_length=1)
+    runtimes: list[Text] = Field(min_length=1, max_length=32)
     compute: ComputeFile
-    memory: list[MemoryFile] = Field(min_length=1)
-    links: list[LinkFile] = Field(default_factory=list)
+    memory: list[MemoryFile] = Field(min_length=1, max_length=16)
+    links: list[LinkFile] = Field(default_factory=list, max_length=32)
     host_link: LinkFile | None = None
     power: PowerFile | None = None
-    price: list[PriceFile] = Field(default_factory=list)
+    price: list[PriceFile] = Field(default_factory=list, max_length=256)
     calibration: dict[str, CalibrationFile]
 
     @model_validator(mode="after")
     def _is_complete(self) -> DeviceFile:
-        known = (*CALIBRATION_GROUPS, *FAMILIES)
+        known = tuple(dict.fromkeys((*CALIBRATION_GROUPS, *FAMILIES)))
         for key in self.calibration:
             if key not in known:
-                cure = suggestion(key, known) or f"known: {', '.join(dict.fromkeys(known))}"
+                cure = suggestion(key, known) or f"known: {', '.join(known)}"
                 raise problem(f"unknown op family {key[:40]!r}; {cure}", "calibration", key)
         for group in CALIBRATION_GROUPS:
             if group not in self.calibration:
@@ -193,18 +160,20 @@ class DeviceFile(SourcedFile):
         return self
 
 
-def load_device_file(path: str | Path) -> DeviceFile:
+def load_device_file(path: str | Path, overrides: Mapping[str, Override] | None = None) -> DeviceFile:
     """Read and check a device file, every number still with its source.
 
     Raises
     ------
     FileError
         If it isn't a device: ``path:line:column: what; cure``.
+    UnsupportedError
+        If an override leads nowhere, or the device isn't valid with it.
     """
-    return load_model(path, DeviceFile)
+    return overridden(resolve("device", path).root, DeviceFile, overrides or {})
 
 
-def device_of(file: DeviceFile, path: str | Path) -> Device:
+def device_of(file: DeviceFile, path: str | Path, overrides: Mapping[str, Override] | None = None) -> Device:
     """The device that a file describes, in SI."""
     return Device(
         name=file.name,
@@ -223,14 +192,13 @@ def device_of(file: DeviceFile, path: str | Path) -> Device:
         ),
         links=tuple(link.link() for link in file.links),
         host_link=None if file.host_link is None else file.host_link.link(),
-        power=None
-        if file.power is None
-        else Power(tdp=file.power.tdp.value, idle=None if file.power.idle is None else file.power.idle.value),
-        prices=tuple(Price(rate=price.value, date=price.date, what=price.what) for price in file.price),
+        power=None if file.power is None else file.power.power(),
+        prices=tuple(price.price() for price in file.price),
         calibration={
             key: Calibration(rate=entry.rate.value, bandwidth=entry.bandwidth.value, latency=entry.latency.value)
             for key, entry in file.calibration.items()
         },
         sources=file.sources(),
         path=str(path),
+        overrides=dict(overrides or {}),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import MissingDependencyError, ShapeError, UnknownNameError, UnsupportedError
@@ -152,14 +153,20 @@ def capture(
         # A size of one takes other branches (broadcasting, contiguity): it's another graph.
         "single": {name: size == 1 for name, size in sizes.items()},
     }
-    key = store.key_of(question) if cache and (optimizer is None or isinstance(optimizer, str)) else None
-    known = store.fetch(key) if key else None
-    if known is not None and not known.broken_guards(sizes):
-        return known.at(**sizes)
-    graph = _capture_named(entry, dims, sizes, question, optimizer, progress)
-    if key:
-        store.keep(key, graph)
-    return graph
+    keyed = cache and (optimizer is None or isinstance(optimizer, str))
+    key, special = (store.key_of(question), store.key_of({**question, "sizes": sizes})) if keyed else (None, None)
+    kept = _kept(key, sizes) or _kept(special, sizes)
+    graph = kept or _capture_named(entry, dims, sizes, question, optimizer, progress)
+    if kept is None and key and special:
+        # Sizes that take other branches than the graph that is kept get an entry of their own.
+        store.keep(special if store.fetch(key) else key, graph)
+    return graph.at(**sizes) if key is None else replace(graph.at(**sizes), trace=None)
+
+
+def _kept(key: str | None, sizes: dict[str, int]) -> Graph | None:
+    """The graph in the cache, if it holds for these sizes."""
+    graph = store.fetch(key) if key else None
+    return graph if graph is not None and not graph.broken_guards(sizes) else None
 
 
 def from_fx(graph_module: Any, example_inputs: Sequence[Any], *, name: str | None = None) -> Graph:
@@ -220,6 +227,9 @@ def _capture_named(
                 progress=progress,
             )
         )
+    if dims.position_embedding == "learned":
+        # Fake tensors don't look a position up, so that only this says how many there are.
+        graph = replace(graph, guards=tuple(dict.fromkeys((*graph.guards, f"seq <= {dims.max_position_embeddings}"))))
     return with_depth(graph, stack, depth) if derived else graph
 
 

@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from perfmodel.families import FAMILIES
 from perfmodel.symbols import Dim
 
 __all__ = ["FAMILIES", "AttentionShape", "MatmulShape", "OpCost"]
-
-#: The op families that timing tells apart.
-FAMILIES = (
-    "matmul",  # one matrix product: mm, addmm, convolution as its implicit product
-    "batched_matmul",  # bmm, baddbmm
-    "attention",  # fused attention, forward
-    "attention_backward",
-    "elementwise",
-    "reduction",
-    "norm",
-    "softmax",
-    "gather",  # index reads: embedding, index_select, gather
-    "scatter",  # index writes: embedding backward, index_put, scatter_add
-    "copy",  # copies, casts, fills, concatenations
-    "random",  # random numbers and dropout
-    "optimizer",  # fused optimizer kernels
-    "view",  # no kernel: only another look at the same storage
-    "host",  # runs on the host: scalar answers, size queries
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

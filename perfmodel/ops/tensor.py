@@ -34,6 +34,8 @@ class Tensor:
     absolute : bool
         Whether ``layer`` counts from the block's own layer (``False``) or names
         a layer (``True``).
+    on_chip : bool
+        Whether a fused kernel holds it in registers or caches: no byte of memory is touched.
     """
 
     shape: tuple[Dim, ...]
@@ -42,6 +44,7 @@ class Tensor:
     storage: int = -1
     layer: int = 0
     absolute: bool = False
+    on_chip: bool = False
 
     @property
     def numel(self) -> Dim:
@@ -51,6 +54,8 @@ class Tensor:
     @property
     def nbytes(self) -> Dim:
         """Bytes of memory that reading the whole tensor touches (broadcast dimensions once)."""
+        if self.on_chip:
+            return 0
         sizes = self.shape
         if self.strides is not None:
             sizes = tuple(

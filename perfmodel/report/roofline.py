@@ -37,7 +37,7 @@ def plot_roofline(prediction: Prediction, device: Device, path: str | os.PathLik
 
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
-    except ModuleNotFoundError:
+    except ImportError:
         raise MissingDependencyError("matplotlib", "a plot", "plot") from None
     groups: dict[tuple[str, str], list[float]] = {}
     for op in prediction.ops:
@@ -45,10 +45,7 @@ def plot_roofline(prediction: Prediction, device: Device, path: str | os.PathLik
             total = groups.setdefault((op.family, op.phase), [0.0, 0.0, 0.0])
             for i, value in enumerate((op.matrix_flops + op.vector_flops, op.bytes, op.time)):
                 total[i] += value * op.times
-    peak = device.peak(
-        "matrix",
-        {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}[prediction.compute_dtype],
-    )
+    peak = device.peak("matrix", prediction.compute_dtype)
     bandwidth = device.main_memory.bandwidth
     figure, axes = plt.subplots(figsize=(9, 6))
     intensity = np.logspace(-2, 4.5, 200)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from perfmodel.graph.ir import Graph
+from perfmodel.graph.ir import Graph, holds
 from perfmodel.prediction import Prediction, Training
+from perfmodel.report.table import table
 
 __all__ = ["amount", "graph_text", "ops_text", "prediction_text", "seconds", "table"]
 
@@ -66,7 +67,8 @@ def graph_text(graph: Graph, closed_form: float | None = None) -> str:
     lines += [
         f"  traffic     {amount(graph.bytes())}B read and written",
         f"  coverage    {c.ops:.2%} of ops, {c.bytes:.2%} of bytes",
-        f"  holds for   {' and '.join(graph.guards) or 'any size'}",
+        *_layer_lines(graph),
+        f"  holds for   {_conditions(graph)}",
     ]
     if graph.answers:
         lines.append(
@@ -75,6 +77,29 @@ def graph_text(graph: Graph, closed_form: float | None = None) -> str:
     if c.missing:
         lines.append("  no rule     " + ", ".join(f"{name} (x{n})" for name, n in sorted(c.missing.items())))
     return "\n".join(lines)
+
+
+def _layer_lines(graph: Graph) -> list[str]:
+    """How many of the layers of each stack are stored; all of them where work between layers keeps them apart."""
+    lines = []
+    for stack, depth in graph.stacks.items():
+        stored = sum(b.stack == stack for b in graph.blocks if b.ops[0].phase == "forward")
+        if stored:
+            lines.append(f"  layers      {stack}: {depth}, stored as {stored}")
+    return lines
+
+
+def _conditions(graph: Graph) -> str:
+    """The guards that say something: those that some sizes of two and more break."""
+    if not graph.guards:
+        return "any size"
+    samples = [dict.fromkeys(graph.symbols, size) for size in (2, 3, 8, 100, 1000, 10**6)]
+    samples += [{**dict.fromkeys(graph.symbols, 2), name: size} for name in graph.symbols for size in (3, 512, 10**6)]
+    telling = [guard for guard in graph.guards if any(not holds(guard, sizes) for sizes in samples)]
+    rest = [guard for guard in graph.guards if guard not in telling]
+    ones = {name: {**dict.fromkeys(graph.symbols, 8), name: 1} for name in graph.symbols}
+    larger = [f"{name} >= 2" for name, sizes in ones.items() if any(not holds(guard, sizes) for guard in rest)]
+    return " and ".join([*larger, *telling]) or "any size"
 
 
 def ops_text(graph: Graph) -> str:
@@ -116,19 +141,6 @@ def amount(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.4g} {unit}"
     return f"{value:.4g}"
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Columns of text, the first left-aligned, the others right-aligned."""
-    cells = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    )
 
 
 def _memory_lines(p: Prediction) -> list[str]:

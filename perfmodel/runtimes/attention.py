@@ -22,17 +22,20 @@ __all__ = ["unfuse_attention"]
 def unfuse_attention(graph: Graph) -> Graph:
     """The graph with every fused attention spelled out as products, softmax and dropout."""
     storages = list(graph.storages)
+    made: dict[tuple[object, ...], int] = {}
     # What unfused attention keeps for backward, by the log-sum-exp that fused attention kept: it's
     # made where that was made and freed where that was freed.
     kept: dict[int, dict[str, int]] = {}
 
     def forward(op: Op) -> tuple[Op, ...]:
-        return _forward(_Emitter(op, op.outputs[1], storages), kept) if op.name == "perfmodel.attention" else (op,)
+        return (
+            _forward(_Emitter(op, op.outputs[1], storages, made), kept) if op.name == "perfmodel.attention" else (op,)
+        )
 
     def backward(op: Op) -> tuple[Op, ...]:
         if op.name != "perfmodel.attention_backward":
             return (op,)
-        return _backward(_Emitter(op, op.inputs["logsumexp"], storages), kept)
+        return _backward(_Emitter(op, op.inputs["logsumexp"], storages, made), kept)
 
     def frees(op: Op) -> tuple[Op, ...]:
         if not any(ref.storage in kept for ref in op.frees):
@@ -53,11 +56,12 @@ def unfuse_attention(graph: Graph) -> Graph:
 class _Emitter:
     """Writes the ops that stand for one fused op, in its module, phase and layer."""
 
-    def __init__(self, fused: Op, logsumexp: Tensor, storages: list[Any]) -> None:
+    def __init__(self, fused: Op, logsumexp: Tensor, storages: list[Any], made: dict[tuple[object, ...], int]) -> None:
         self.fused = fused
         self.logsumexp = logsumexp
         self.ops: list[Op] = []
         self._storages = storages
+        self._made = made
 
     def look(self, shape: tuple[Any, ...], storage: int | None = None, dtype: str | None = None) -> Tensor:
         """A contiguous tensor in the layer of the fused op; without a storage until something makes it."""
@@ -73,7 +77,7 @@ class _Emitter:
         self, name: str, inputs: Mapping[str, Tensor], *results: Tensor, role: str = "temporary", attrs: Any = None
     ) -> Tensor:
         """An op; results without a storage get one, those that the fused op made are made here."""
-        made = tuple(self._stored(result, role) for result in results)
+        made = tuple(self._stored(result, role, position) for position, result in enumerate(results))
         refs = [Ref(tensor.storage, tensor.layer, tensor.absolute) for tensor in made]
         new = [
             ref for ref, result in zip(refs, results, strict=True) if result.storage < 0 or ref in self.fused.allocates
@@ -102,12 +106,15 @@ class _Emitter:
         self.ops[-1] = replace(self.ops[-1], frees=(*self.ops[-1].frees, *self.fused.frees))
         return tuple(self.ops)
 
-    def _stored(self, tensor: Tensor, role: str) -> Tensor:
+    def _stored(self, tensor: Tensor, role: str, position: int) -> Tensor:
+        """The tensor in a storage of its own: the same in every layer, as the log-sum-exp's is."""
         if tensor.storage >= 0:
             return tensor
         model = self._storages[self.logsumexp.storage]
-        number = len(self._storages)
-        self._storages.append(replace(model, name=f"{model.name}:unfused.{number}", nbytes=tensor.nbytes, role=role))
+        part = f"{self.fused.name.rpartition('.')[2]}.{len(self.ops)}.{position}"
+        number = self._made.setdefault((self.logsumexp.storage, part), len(self._storages))
+        if number == len(self._storages):
+            self._storages.append(replace(model, name=f"{model.name}:{part}", nbytes=tensor.nbytes, role=role))
         return replace(tensor, storage=number)
 
 

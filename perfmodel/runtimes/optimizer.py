@@ -142,8 +142,8 @@ def _list_order(name: str) -> tuple[int, int]:
     return order.index(key), int(position)
 
 
-def _foreach(_graph: Graph, blocks: list[Block], owners: Mapping[int, int]) -> list[Block]:
-    grouped = [(block, list(_by_parameter(block, owners).values())) for block in blocks]
+def _foreach(graph: Graph, blocks: list[Block], owners: Mapping[int, int]) -> list[Block]:
+    grouped = [(block, [_as_foreach(graph, ops) for ops in _by_parameter(block, owners).values()]) for block in blocks]
     length = max((len(ops) for _, groups in grouped for ops in groups), default=0)
     result: list[Block] = []
     # A foreach call runs over all parameters before the next begins: position outside, blocks inside.
@@ -157,6 +157,51 @@ def _foreach(_graph: Graph, blocks: list[Block], owners: Mapping[int, int]) -> l
             if ops:
                 result.append(replace(block, ops=ops))
     return result
+
+
+def _as_foreach(graph: Graph, ops: list[Op]) -> list[Op]:
+    """One parameter's ops as torch.optim's foreach code has them: a temporary is worked on in place, and
+    lives until its last use (``_multi_tensor_adam`` in torch/optim/adam.py; the single-tensor code makes
+    a second one, and drops it only when the next parameter's takes its name).
+    """
+    renamed: dict[Ref, Ref] = {}
+    result: list[Op] = []
+    for op in ops:
+        tensors = {name: _renamed(tensor, renamed) for name, tensor in op.inputs.items()}
+        outputs = tuple(_renamed(tensor, renamed) for tensor in op.outputs)
+        name, allocates = op.name, op.allocates
+        source = tensors.get("self")
+        if source is not None and len(outputs) == 1 and _is_temporary(graph, source) and op.allocates:
+            in_place = has_rule(f"aten._foreach_{op.name.removeprefix('aten.')}_")
+            if in_place and (source.shape, source.dtype) == (outputs[0].shape, outputs[0].dtype):
+                renamed[_ref(outputs[0])] = _ref(source)
+                name, outputs, allocates = f"{op.name}_", (source,), ()
+        kept = tuple(ref for ref in op.frees if graph.storages[ref.storage].role != "temporary")
+        result.append(replace(op, name=name, inputs=tensors, outputs=outputs, allocates=allocates, frees=kept))
+    last = {
+        _ref(tensor): position
+        for position, op in enumerate(result)
+        for tensor in (*op.inputs.values(), *op.outputs)
+        if _is_temporary(graph, tensor)
+    }
+    for ref, position in last.items():
+        result[position] = replace(result[position], frees=(*result[position].frees, ref))
+    return result
+
+
+def _ref(tensor: Tensor) -> Ref:
+    return Ref(tensor.storage, tensor.layer, tensor.absolute)
+
+
+def _renamed(tensor: Tensor, names: Mapping[Ref, Ref]) -> Tensor:
+    ref = names.get(_ref(tensor))
+    if ref is None:
+        return tensor
+    return replace(tensor, storage=ref.storage, layer=ref.layer, absolute=ref.absolute)
+
+
+def _is_temporary(graph: Graph, tensor: Tensor) -> bool:
+    return graph.storages[tensor.storage].role == "temporary"
 
 
 def _as_list(name: str, calls: list[Op], module: str) -> list[Op]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perfmodel.graph.fuse import fuse
 from perfmodel.graph.ir import Graph
 from perfmodel.runtimes.attention import unfuse_attention
 from perfmodel.runtimes.optimizer import merge_optimizer
@@ -11,7 +12,7 @@ __all__ = ["rewrite"]
 
 
 def rewrite(graph: Graph, runtime: Runtime) -> Graph:
-    """The graph as ``runtime`` runs it: kind of attention, kind of optimizer kernel.
+    """The graph as ``runtime`` runs it: kind of attention, kind of optimizer kernel, ops fused or not.
 
     Raises
     ------
@@ -22,4 +23,6 @@ def rewrite(graph: Graph, runtime: Runtime) -> Graph:
         graph = unfuse_attention(graph)
     if runtime.optimizer in ("foreach", "fused") and graph.meta.get("optimizer") is not None:
         graph = merge_optimizer(graph, runtime.optimizer)
+    if runtime.traffic == "fused":
+        graph = fuse(graph)
     return graph

@@ -17,7 +17,7 @@ from perfmodel.yamlfile import FileModel, load_model
 __all__ = ["HostCost", "Runtime", "load_runtime", "runtime_names"]
 
 _FOLDER = Path(__file__).parent
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +52,15 @@ class Runtime:
     Attributes
     ----------
     name, description : str
+    like : str
+        The runtime of the library that it varies, its own name for those: devices list on which of them they run.
     attention : {"as-captured", "unfused"}
         ``unfused`` materialises the scores.
     optimizer : {"as-captured", "foreach", "fused"}
         Kind of optimizer kernels.
+    traffic : {"eager", "fused"}
+        Whether every op of forward and backward is a kernel of its own that reads and writes memory,
+        or ops are fused as a compiler does (:func:`perfmodel.graph.fuse`).
     host : HostCost
     caveat : str
         What this profile leaves out; becomes a note of every prediction.
@@ -64,9 +69,11 @@ class Runtime:
     """
 
     name: str
+    like: str
     description: str
     attention: str
     optimizer: str
+    traffic: str
     host: HostCost
     caveat: str = ""
     sources: Mapping[str, Source] = field(default_factory=dict)
@@ -103,9 +110,11 @@ class _HostFile(FileModel):
 class _RuntimeFile(SourcedFile):
     schema_: Literal["runtime/1"] = Field(alias="schema")
     name: str
+    like: str = ""
     description: str
     attention: Literal["as-captured", "unfused"]
     optimizer: Literal["as-captured", "foreach", "fused"]
+    traffic: Literal["eager", "fused"]
     host: _HostFile
     caveat: str = ""
 
@@ -141,9 +150,11 @@ def load_runtime(name: str | os.PathLike[str]) -> Runtime:
     file = load_model(path, _RuntimeFile)
     return Runtime(
         name=file.name,
+        like=file.like or file.name,
         description=file.description,
         attention=file.attention,
         optimizer=file.optimizer,
+        traffic=file.traffic,
         host=HostCost(**{key: getattr(file.host, key).value for key in ("step", "op", "kernel", "view", "sync")}),
         caveat=file.caveat,
         sources=file.sources(),

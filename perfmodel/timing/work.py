@@ -11,12 +11,17 @@ import numpy.typing as npt
 
 from perfmodel.ops import OpCost
 
-__all__ = ["OpWork"]
+__all__ = ["OpWork", "executed_matrix_flops"]
 
 Floats = npt.NDArray[np.float64]
 
 #: Families whose kernels skip what a causal mask hides.
 _SKIP_MASKED = ("attention", "attention_backward")
+
+
+def executed_matrix_flops(cost: OpCost) -> Any:
+    """Matrix flops that run: a fused attention skips what a causal mask hides."""
+    return cost.matrix_flops - cost.masked if cost.family in _SKIP_MASKED else cost.matrix_flops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,7 @@ class OpWork:
     @classmethod
     def from_costs(cls, costs: Sequence[OpCost]) -> OpWork:
         """Columns from evaluated costs (numbers, or arrays of cases)."""
-        matrix = [c.matrix_flops - c.masked if c.family in _SKIP_MASKED else c.matrix_flops for c in costs]
+        matrix = [executed_matrix_flops(c) for c in costs]
         return cls(
             family=np.array([c.family for c in costs], dtype=np.str_),
             dtype=np.array([c.dtype for c in costs], dtype=np.str_),

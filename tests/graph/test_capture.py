@@ -46,6 +46,49 @@ def test_restored_after_a_failure_too() -> None:
     assert all(a is b for a, b in zip(model.parameters(), weights, strict=True))
 
 
+def test_what_forward_caches_in_the_module_goes_again() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+            self.calls = 0
+            self.positions: torch.Tensor | None = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if self.positions is None:
+                self.positions = torch.arange(x.shape[1], dtype=x.dtype)
+                self.register_buffer("late", torch.ones(4))
+            return (self.linear(x) + self.positions).mean()
+
+    model = Caching()
+    pm.capture(model, (torch.randn(2, 4),), optimizer="sgd")
+    assert model.positions is None
+    assert model.calls == 0
+    assert not hasattr(model, "late")
+    assert model(torch.randn(2, 4)).isfinite()
+
+
+def test_parallel_wrappers_and_autocast_of_another_device_are_refused() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                return self.linear(x).mean()
+
+    if not torch.cuda.is_available():
+        with pytest.raises(CaptureError, match="[Dd]isabling autocast"):
+            pm.capture(Cast(), (torch.randn(2, 4),), optimizer=None)
+    # Without a process group, so that only its type speaks.
+    wrapped = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    with pytest.raises(CaptureError, match=r"model\.module"):
+        pm.capture(wrapped, (torch.randn(2, 4),), optimizer=None)
+
+
 def test_checkpointing_is_seen_as_recompute() -> None:
     plain = pm.capture(Gpt(), (ids(), ids()), optimizer=None)
     checkpointed = pm.capture(Gpt(checkpointed=True), (ids(), ids()), optimizer=None)

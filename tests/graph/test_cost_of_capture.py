@@ -12,9 +12,9 @@ CAPTURE = """
 import json, resource, time
 import torch
 import perfmodel as pm
-begun = time.perf_counter()
+begun = time.process_time()
 graph = pm.capture("llama-3.1-405b", batch=4, seq_len=8192, optimizer="adamw", implementation="reference", cache=False)
-spent = time.perf_counter() - begun
+spent = time.process_time() - begun
 resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"seconds": spent, "bytes": resident, "ops": graph.depth}))
 """
@@ -40,7 +40,7 @@ def test_405b_within_seconds_and_a_gigabyte(tmp_path: Path) -> None:
     told = json.loads(run(CAPTURE, tmp_path))
     assert told["ops"] > 39_000
     assert told["bytes"] < 2**30
-    # Not a benchmark (see benchmarks/capture.py): a full capture takes a minute.
+    # Seconds of the processor, whatever else runs here. Not a benchmark (that is benchmarks/capture.py).
     assert told["seconds"] < 10
 
 

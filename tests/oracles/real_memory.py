@@ -8,9 +8,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def real_peaks(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list[int]:
-    """Peak bytes of the first and of the second AdamW step, resident tensors included."""
-    optimizer = torch.optim.AdamW(model.parameters())
+def real_peaks(
+    model: torch.nn.Module, inputs: dict[str, torch.Tensor], make_optimizer: Any = torch.optim.AdamW
+) -> list[int]:
+    """Peak bytes of the first and of the second optimizer step, resident tensors included."""
+    optimizer = make_optimizer(model.parameters())
     peaks = []
     for _ in range(2):
         resident = _resident(model, optimizer, inputs)

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import perfmodel as pm
-from perfmodel.graph import huggingface
+from perfmodel.graph import huggingface, unfold
 from perfmodel.models import catalogue
 from perfmodel.models.build import build
 from perfmodel.models.dims import TransformerDims
+from perfmodel.runtimes import rewrite
 from tests.graph.modules import Gpt, ids
 from tests.oracles.real_memory import real_peaks
 
@@ -73,3 +74,27 @@ def test_peak_of_a_module_of_ones_own(checkpointed: bool) -> None:
     assert [pm.memory_profile(graph, first_step=first).peak for first in (True, False)] == pytest.approx(
         real, rel=0.005
     )
+
+
+class Stack(torch.nn.Module):
+    """Linear layers, most of whose memory is the optimizer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(512, 512) for _ in range(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x.pow(2).mean()
+
+
+@pytest.mark.parametrize("kind", ["foreach", "fused"])
+@pytest.mark.parametrize("folded", [True, False], ids=["folded", "spelled-out"])
+def test_peak_with_the_optimizer_kernels_of_a_runtime(kind: str, folded: bool) -> None:
+    model, x = Stack(), torch.randn(8, 512)
+    real = real_peaks(model, {"x": x}, lambda p: torch.optim.AdamW(p, foreach=kind == "foreach", fused=kind == "fused"))
+    graph = pm.capture(model, (x,), optimizer="adamw")
+    runtime = dataclasses.replace(pm.load_runtime("eager"), optimizer=kind)
+    ours = rewrite(graph if folded else unfold(graph), runtime)
+    assert [pm.memory_profile(ours, first_step=first).peak for first in (True, False)] == pytest.approx(real, rel=0.005)

@@ -34,8 +34,8 @@ def test_a_runtime_is_frozen() -> None:
 
 
 def test_another_version_is_refused() -> None:
-    with pytest.raises(FileError, match="version 2"):
-        Runtime.from_dict({**load_runtime("eager").to_dict(), "version": 2})
+    with pytest.raises(FileError, match="version 3"):
+        Runtime.from_dict({**load_runtime("eager").to_dict(), "version": 3})
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
@@ -59,6 +59,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("value: 8 us", "value: 8 GB", r"runtime\.yaml:\d+:\d+: .*GB"),
         ("value: 8 us", "value: -8 us", r"runtime\.yaml:\d+:\d+: "),
         ("attention: as-captured", "attention: unfusd", r"did you mean 'unfused'"),
+        ("traffic: eager", "traffic: fusd", r"did you mean 'fused'"),
+        ("traffic: eager\n", "", r"key 'traffic' is missing"),
         ("  view:", "  # view:", r"key 'view' is missing"),
     ],
 )

@@ -17,7 +17,10 @@ __all__ = ["fake_attributes", "fakes_in"]
 def fakes_in(module: torch.nn.Module, fake: FakeTensorMode) -> Iterator[list[torch.nn.Parameter]]:
     """Put fake tensors in the place of parameters and buffers; yields the trainable ones; puts all back."""
     memo = WeakIdKeyDictionary()
-    kept: list[tuple[dict[str, Any], str, Any]] = []
+    # Whatever forward leaves in the module (a cache of positions, a counter) goes too: it would be fake.
+    kept: list[tuple[torch.nn.Module, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+        (part, dict(vars(part)), dict(part._parameters), dict(part._buffers)) for part in module.modules()
+    ]
 
     def stand_in(tensor: torch.Tensor) -> Any:
         if tensor not in memo:
@@ -29,16 +32,17 @@ def fakes_in(module: torch.nn.Module, fake: FakeTensorMode) -> Iterator[list[tor
         return memo[tensor]
 
     try:
-        for part in module.modules():
-            for table in (part._parameters, part._buffers):
-                for name, tensor in list(table.items()):
-                    if tensor is not None:
-                        kept.append((table, name, tensor))
-                        table[name] = stand_in(tensor)
+        for part, _, parameters, buffers in kept:
+            for own, table in ((parameters, part._parameters), (buffers, part._buffers)):
+                table.update({name: stand_in(tensor) for name, tensor in own.items() if tensor is not None})
         yield [parameter for parameter in module.parameters() if parameter.requires_grad]
     finally:
-        for table, name, tensor in kept:
-            table[name] = tensor
+        for part, attributes, parameters, buffers in kept:
+            vars(part).clear()
+            vars(part).update(attributes)
+            for own, whole in ((parameters, part._parameters), (buffers, part._buffers)):
+                whole.clear()
+                whole.update(own)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,6 @@ def lower(
         stacks=dict(stacks),
         bindings=dict(bindings),
         guards=recorder.symbols.guards(),
-        answers=dict(recorder.answers),
         meta=dict(meta),
         trace=tuple(calls),
     )

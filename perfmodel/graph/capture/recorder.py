@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from perfmodel.errors import CaptureError
 from perfmodel.graph.capture.symbolic import SymbolTable
 from perfmodel.ops.tensor import Tensor
 from perfmodel.symbols import Dim
@@ -21,6 +21,7 @@ from perfmodel.symbols import Dim
 __all__ = ["Call", "Recorder", "StorageRecord"]
 
 _SILENT = ("prim", "profiler")  # namespaces of questions that run nothing
+_ONE_TYPE = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 _SILENT_OPS = (
     "sym_size",
     "sym_stride",
@@ -73,7 +74,6 @@ class Recorder(TorchDispatchMode):
         self.symbols = symbols
         self.calls: list[Call] = []
         self.storages: list[StorageRecord] = []
-        self.answers: Counter[str] = Counter()
         self.phase = "resident"
         self.where = ""  # the module entered last, or the one whose op failed
         self._paths = {id(part): path for path, part in module.named_modules()}
@@ -157,13 +157,14 @@ class Recorder(TorchDispatchMode):
         before = len(self.storages)
         looks = [self._look(arg) for arg in args], {key: self._look(arg) for key, arg in kwargs.items()}
         if func._opname == "_local_scalar_dense":
-            result: Any = self._answer(args[0], phase, module)
+            result: Any = _made_up(args[0])
         else:
             try:
                 result = func(*args, **kwargs)
             except Exception:
                 self.where = self._stack[-1] if self._stack else module or ""
                 raise
+        _check_types(func, looks[0])
         call = Call(func, phase, module, tuple(looks[0]), looks[1], None)
         # Appended before its result is looked at: a storage that dies from here on dies after this op.
         self.calls.append(call)
@@ -175,16 +176,11 @@ class Recorder(TorchDispatchMode):
         """Autograd nodes run with gradients off and enter no module; a checkpoint that runs forward again does."""
         return bool(self._stack) or (torch.is_grad_enabled() and torch._C._current_autograd_node() is not None)
 
-    def _answer(self, tensor: torch.Tensor, phase: str, module: str | None) -> Any:
-        self.answers["optimizer" if "optimizer" in phase else module or "(root)"] += 1
-        if tensor.dtype == torch.bool:
-            return True
-        return 1.0 if tensor.dtype.is_floating_point else 1
-
     def _module(self, phase: str) -> str | None:
         if phase == "forward" or (phase == "recompute" and self._stack):
             module = self._stack[-1] if self._stack else ""
-            self._module_of_node[torch.autograd._get_sequence_nr() - 1] = module  # type: ignore[attr-defined]
+            # The first op after a node was made is the one that made it; later ones may make none.
+            self._module_of_node.setdefault(torch.autograd._get_sequence_nr() - 1, module)  # type: ignore[attr-defined]
             return module
         node = torch._C._current_autograd_node()
         if node is None:
@@ -249,3 +245,26 @@ def _contiguous(shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
         # PyTorch gives empty and single dimensions the step of their neighbour.
         step = step * (size if not isinstance(size, int) or size > 1 else 1)
     return tuple(reversed(steps))
+
+
+def _made_up(tensor: torch.Tensor) -> bool | int | float:
+    """The answer to a question about data that isn't there."""
+    if tensor.dtype == torch.bool:
+        return True
+    return 1.0 if tensor.dtype.is_floating_point else 1
+
+
+def _check_types(func: Any, looks: list[Any]) -> None:
+    """What PyTorch checks on real tensors only: a product's operands have one type, targets are indices."""
+    name = func._opname
+    if name in _ONE_TYPE:
+        types = {look.dtype for look in looks if isinstance(look, Tensor)}
+        if len(types) > 1:
+            raise CaptureError(
+                f"{name} gets operands of types {' and '.join(sorted(types))}, which PyTorch refuses; "
+                "give the inputs the parameters' type"
+            )
+    if name.startswith("nll_loss") and "backward" not in name and looks[1].dtype not in ("int64", "uint8"):
+        raise CaptureError(
+            f"{name} gets a target of type {looks[1].dtype}, which PyTorch refuses; give class indices as int64"
+        )

@@ -22,6 +22,10 @@ class Shapes:
         self.hints: dict[str, int] = {}
         for leaf, names in zip(leaves, dims, strict=True):
             for dim, name in names.items():
+                if not isinstance(dim, int) or not isinstance(name, str) or not name.isidentifier():
+                    raise CaptureError(
+                        f"dynamic_shapes maps {dim!r} to {name!r}; it maps a dimension to a name, e.g. {{0: 'batch'}}"
+                    )
                 if not isinstance(leaf, torch.Tensor) or not 0 <= dim < leaf.dim():
                     raise CaptureError(f"dynamic_shapes names dimension {dim} of an input that has no such dimension")
                 size = self.hints.setdefault(name, leaf.shape[dim])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from perfmodel.errors import CaptureError, PerfModelError, UnknownNameError
 from perfmodel.graph.capture.attention import as_one_op, dropout_as
 from perfmodel.graph.capture.fakes import fake_attributes, fakes_in
+from perfmodel.graph.capture.indexing import plain_slices
 from perfmodel.graph.capture.lower import lower
 from perfmodel.graph.capture.recorder import Recorder
 from perfmodel.graph.capture.shapes import Shapes
@@ -99,6 +102,11 @@ def capture_module(
             f"capture takes an nn.Module or a model name, not {type(module).__name__}; "
             "wrap a function in a module whose forward returns the loss"
         )
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+        raise CaptureError(
+            "DistributedDataParallel's all-reduce runs in C++, where a capture can't see it; "
+            "capture the module inside, model.module"
+        )
     _check_optimizer(optimizer)
     kwargs = dict(kwargs or {})
     placed = Shapes.of(args, kwargs, dynamic_shapes)
@@ -114,7 +122,7 @@ def capture_module(
                 call_kwargs[key] = torch.zeros(sizes, dtype=getattr(torch, dtype))
         _declare_resident(recorder, module, call_args, call_kwargs)
         attention = as_one_op() if dispatch == "neutral" else contextlib.nullcontext()
-        with enable_python_dispatcher(), fake, recorder.watching(), attention, dropout_as(dispatch):
+        with enable_python_dispatcher(), fake, recorder.watching(), attention, dropout_as(dispatch), plain_slices():
             kind = _run_step(recorder, module, call_args, call_kwargs, optimizer, trainable, say)
     details = {
         "torch": importlib.metadata.version("torch"),
@@ -189,7 +197,12 @@ def capture_forward(
         name=name or type(graph_module).__name__,
         stacks=_stacks(graph_module),
         bindings={},
-        meta={"torch": importlib.metadata.version("torch"), "optimizer": None, "training": graph_module.training},
+        meta={
+            "torch": importlib.metadata.version("torch"),
+            "optimizer": None,
+            "training": graph_module.training,
+            "dispatch": "neutral",
+        },
     )
 
 
@@ -264,7 +277,10 @@ def _check_optimizer(optimizer: OptimizerLike) -> None:
 def _make_optimizer(optimizer: OptimizerLike, trainable: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     if isinstance(optimizer, str):
         return OPTIMIZERS[optimizer](trainable)
-    made = optimizer(trainable) if callable(optimizer) else None
+    try:
+        made = optimizer(trainable) if callable(optimizer) else None
+    except Exception as error:
+        raise CaptureError(f"the optimizer factory failed: {type(error).__name__}: {error}; mend it") from error
     if not isinstance(made, torch.optim.Optimizer):
         raise CaptureError(
             f"the optimizer factory returned {type(made).__name__}, not a torch.optim.Optimizer; pass a name "
@@ -312,8 +328,15 @@ def _declare_resident(recorder: Recorder, module: torch.nn.Module, args: list[An
 @contextlib.contextmanager
 def _readable_errors(recorder: Recorder) -> Iterator[None]:
     """The module's own exceptions as one line with the place."""
+    # It logs a traceback of its own for every op that fails.
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Fake tensors are CPU tensors, on which autocast("cuda") would quietly do nothing.
+            warnings.filterwarnings("error", message=".*is not available.*[Dd]isabling autocast")
+            yield
     except PerfModelError:
         raise
     except Exception as error:
@@ -323,6 +346,8 @@ def _readable_errors(recorder: Recorder) -> Iterator[None]:
             f"the step failed in {where} during {recorder.phase}: {type(error).__name__}: {text}; "
             "check that the same call runs in plain PyTorch with inputs of these shapes"
         ) from error
+    finally:
+        log.setLevel(level)
 
 
 def _stacks(module: torch.nn.Module) -> dict[str, int]:
