@@ -50,11 +50,11 @@ def test_predict_prints_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_equals_the_python_call(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "predict", *GPT2, "--on", "h100", "--on", "a100", "--steps", "10", "--json")
+    code, out, _ = run(capsys, "predict", *GPT2, "--on", "h100", "--on", "a100-80g", "--steps", "10", "--json")
     assert code == 0
     step = pm.capture("gpt2", batch=4, seq_len=64, layers=2, implementation="reference", optimizer="adamw")
     told = json.loads(out)
-    for entry, name in zip(told, ("h100", "a100"), strict=True):
+    for entry, name in zip(told, ("h100", "a100-80g"), strict=True):
         p = pm.predict(step, name, runtime="eager")
         assert entry["step_time_s"] == p.step_time
         assert entry["interval_s"] is None

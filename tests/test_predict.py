@@ -97,7 +97,7 @@ def test_largest_batch_is_the_last_that_fits(step: pm.Graph) -> None:
 
 @pytest.mark.parametrize("runtime", ["eager", "graph-replay"])
 def test_more_bandwidth_is_never_slower(step: pm.Graph, runtime: str) -> None:
-    device = pm.load_device("a100")
+    device = pm.load_device("a100-80g")
     times = [pm.predict(step, with_memory(device, f), runtime=runtime).step_time for f in (0.25, 0.5, 1, 2, 4)]
     assert times == sorted(times, reverse=True)
     assert times[0] > times[-1]

@@ -42,7 +42,7 @@ def comparison_text(records: Sequence[Record], *, as_csv: bool = False) -> str:
     header = ["field", *(str(record["name"]) for record in records)]
     if as_csv:
         return csv_text(header, ([path, *(_bare(field(record, path)) for record in records)] for path in paths))
-    rows = ([path, *(_text(path, field(record, path)) for record in records)] for path in paths)
+    rows = ([path, *(_short(_text(path, field(record, path))) for record in records)] for path in paths)
     return table(header, rows)
 
 
@@ -75,6 +75,11 @@ def _text(path: str, value: Any) -> str:
     if dimension is not None and isinstance(value, (int, float)):
         return format_quantity(value, dimension, digits=4)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _short(text: str, width: int = 32) -> str:
+    """A cell that keeps its column narrow; the CSV form has all of it."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _bare(value: Any) -> object:

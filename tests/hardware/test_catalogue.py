@@ -99,7 +99,7 @@ def test_only_a_cpu_waits_for_each_op():
 
 def test_v100_has_no_bfloat16():
     with pytest.raises(UnsupportedError, match="use float16 or float32"):
-        load_device("v100").peak("matrix", "bfloat16")
+        load_device("v100-32gb").peak("matrix", "bfloat16")
 
 
 @pytest.mark.skipif(not FACTS.exists(), reason="the collected hardware facts aren't beside this checkout")
@@ -155,10 +155,16 @@ def test_a_devices_folder_inside_a_user_folder_is_read(tmp_path, monkeypatch):
 
 
 def test_an_alias_of_two_devices_is_refused(tmp_path, monkeypatch):
-    user_device(tmp_path, "my-device", aliases="[a100]")
+    user_device(tmp_path, "my-device", aliases="[a100-80g]")
     monkeypatch.setenv("PERFMODEL_HARDWARE", str(tmp_path))
-    with pytest.raises(UnsupportedError, match="'a100' may be my-device or nvidia-a100-sxm-80gb; write the full name"):
-        load_device("a100")
+    with pytest.raises(UnsupportedError, match="'a100-80g' may be my-device or nvidia-a100-sxm-80gb; write the full"):
+        load_device("a100-80g")
+
+
+@pytest.mark.parametrize("name", ["a100", "v100"])
+def test_a_name_that_means_several_of_the_catalogue_is_refused(name):
+    with pytest.raises(UnsupportedError, match=f"'{name}' may be nvidia-{name}-sxm-.* or nvidia-{name}-sxm-"):
+        load_device(name)
 
 
 def test_a_name_twice_in_a_folder_is_refused(tmp_path, monkeypatch):

@@ -81,21 +81,21 @@ def test_show_resolved(run, tmp_path):
     plain = parse_yaml(out, "resolved").plain()
     assert plain["name"] == "mine" and "base" not in plain
     path.write_text(out)
-    assert load_device(path).compute == load_device("a100").compute
+    assert load_device(path).compute == load_device("a100-80g").compute
 
 
 def test_compare(run):
-    _, out, _ = run("compare", "h100", "a100", "google-tpu-v5p")
+    _, out, _ = run("compare", "h100", "a100-80g", "google-tpu-v5p")
     lines = out.splitlines()
     assert lines[0].split() == ["field", "nvidia-h100-sxm-80gb", "nvidia-a100-sxm-80gb", "google-tpu-v5p"]
     (row,) = [line for line in lines if line.startswith("compute.matrix.peak.bf16 ")]
     assert row.split() == ["compute.matrix.peak.bf16", "989.4", "TFLOP/s", "312", "TFLOP/s", "459", "TFLOP/s"]
     (row,) = [line for line in lines if line.startswith("memory.vmem.capacity ")]
     assert row.split()[1:3] == ["-", "-"]
-    _, out, _ = run("compare", "h100", "a100", "--csv")
+    _, out, _ = run("compare", "h100", "a100-80g", "--csv")
     rows = {row["field"]: row for row in csv.DictReader(io.StringIO(out))}
     assert float(rows["power.tdp"]["nvidia-h100-sxm-80gb"]) == 700
-    _, out, _ = run("compare", "h100", "a100", "--json")
+    _, out, _ = run("compare", "h100", "a100-80g", "--json")
     assert [entry["name"] for entry in json.loads(out)] == ["nvidia-h100-sxm-80gb", "nvidia-a100-sxm-80gb"]
 
 
