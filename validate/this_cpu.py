@@ -33,6 +33,9 @@ MICRO = {
     "tiny attention": "s",
 }
 
+#: Seconds; what is put where an op takes no longer than its dispatch. A device file takes no zero.
+_LEAST_LATENCY = 1e-9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSizes:
@@ -145,7 +148,7 @@ def device_text(micro: Mapping[str, float], sizes: BenchmarkSizes, where: Mappin
         return {
             "rate": rate,
             "bandwidth": measured(1.0, "fraction", "the level's bandwidth is that of a copy as PyTorch runs it"),
-            "latency": measured(max(micro[tiny] - dispatch, 0.0), "s", note),
+            "latency": measured(max(micro[tiny] - dispatch, _LEAST_LATENCY), "s", note),
         }
 
     product = measured(micro["product"], "FLOP/s", f"product of two {sizes.product} x {sizes.product} matrices")

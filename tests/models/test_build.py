@@ -209,4 +209,6 @@ def test_a_hugging_face_model_given_as_a_module_is_the_one_captured_by_name(name
     by_name = pm.capture(
         name, batch=3, seq_len=32, layers=2, optimizer="adamw", implementation="huggingface", cache=False
     )
-    assert content_hash(as_module) == content_hash(by_name)
+    # By name it's also known how many positions there are.
+    assert set(as_module.guards) <= set(by_name.guards)
+    assert content_hash(as_module) == content_hash(dataclasses.replace(by_name, guards=as_module.guards))

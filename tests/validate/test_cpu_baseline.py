@@ -14,6 +14,7 @@ from real_step import PHASES, Case
 from this_cpu import MICRO, BenchmarkSizes
 
 import perfmodel as pm
+from perfmodel.errors import PerfModelError
 
 TINY = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128, "vocab_size": 512}
 CASES = (
@@ -51,7 +52,14 @@ def device_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(one_thread: None, device_file: Path) -> dict[str, Any]:
-    made = cpu_baseline.baseline(CASES, SIZES, device_file, rounds=2, steps=2, warmup=2)
+    # A machine that is busy at the wrong moment has a cache slower than its memory, which is refused.
+    for attempt in range(4):
+        try:
+            made = cpu_baseline.baseline(CASES, SIZES, device_file, rounds=2, steps=2, warmup=2)
+            break
+        except PerfModelError:
+            if attempt == 3:
+                raise
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
 
 
