@@ -30,7 +30,6 @@ class _Builder:
         self._graph = torch.fx.Graph()
         self._by_look: dict[Tensor, torch.fx.Node] = {}
         self._by_storage: dict[int, torch.fx.Node] = {}
-        self._last_placeholder: torch.fx.Node | None = None
 
     def build(self, calls: Sequence[Call]) -> torch.fx.Graph:
         for call in calls:
