@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perfmodel.cli_hardware import hardware
+from perfmodel.cli_models import models
 from perfmodel.errors import PerfModelError, UnsupportedError
 from perfmodel.units import parse_quantity
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     name="perfmodel", help="How long a transformer takes to train on hardware that you don't have yet.", **_PLAIN
 )
 app.add_typer(hardware, name="hardware")
+app.add_typer(models, name="models")
 
 Model = Annotated[str, typer.Argument(help="a model name, or a graph file that `perfmodel capture` wrote")]
 Batch = Annotated[int | None, typer.Option("--batch", help="sequences a step")]

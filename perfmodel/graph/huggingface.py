@@ -19,7 +19,7 @@ from perfmodel.errors import MissingDependencyError, UnknownNameError, Unsupport
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MODEL_TYPES", "ModelType", "available", "build", "config_for", "holds", "layer_stack", "traceable"]
+__all__ = ["MODEL_TYPES", "ModelType", "available", "build", "config_for", "holds", "layer_stacks", "traceable"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +31,8 @@ class ModelType:
     task : str
     config, model : str
         Names of the classes.
-    stack : str
-        Path of the layers in the model.
+    stacks : mapping of str to str
+        Paths of the layers in the model, by their paths in the reference module.
     settings : mapping
         Config keywords beyond the dimensions.
     loss_type : str, optional
@@ -42,7 +42,7 @@ class ModelType:
     task: str
     config: str
     model: str
-    stack: str
+    stacks: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     loss_type: str | None = None
 
@@ -56,7 +56,7 @@ MODEL_TYPES: dict[str, ModelType] = {
         task="causal-lm",
         config="GPT2Config",
         model="GPT2LMHeadModel",
-        stack="transformer.h",
+        stacks={"layers": "transformer.h"},
         settings=_NO_SPECIAL_TOKENS,
         loss_type="ForCausalLM",
     ),
@@ -64,10 +64,12 @@ MODEL_TYPES: dict[str, ModelType] = {
         task="causal-lm",
         config="LlamaConfig",
         model="LlamaForCausalLM",
-        stack="model.layers",
+        stacks={"layers": "model.layers"},
         settings=_NO_SPECIAL_TOKENS,
     ),
-    "bert": ModelType(task="masked-lm", config="BertConfig", model="BertForMaskedLM", stack="bert.encoder.layer"),
+    "bert": ModelType(
+        task="masked-lm", config="BertConfig", model="BertForMaskedLM", stacks={"layers": "bert.encoder.layer"}
+    ),
 }
 
 
@@ -83,13 +85,13 @@ def holds(module: object) -> bool:
     return any(type(part).__module__.startswith("transformers.") for part in module.modules())
 
 
-def layer_stack(dims: Mapping[str, Any]) -> str:
-    """Path of the layers in the module that :func:`build` makes.
+def layer_stacks(dims: Mapping[str, Any]) -> Mapping[str, str]:
+    """Paths of the layers in the module that :func:`build` makes, by those in the reference module.
 
-    >>> layer_stack({"model_type": "llama"})
-    'model.layers'
+    >>> layer_stacks({"model_type": "llama"})
+    {'layers': 'model.layers'}
     """
-    return _model_type(dims).stack
+    return _model_type(dims).stacks
 
 
 def config_for(dims: Mapping[str, Any], task: str) -> Any:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
-from perfmodel.errors import UnknownNameError
+from perfmodel.errors import UnknownNameError, UnsupportedError
 from perfmodel.graph import huggingface
-from perfmodel.models import decoder, encoder
-from perfmodel.models.catalogue import REFERENCE_STACK, ModelEntry
-from perfmodel.models.config import huggingface_config
-from perfmodel.models.dims import TransformerDims
+from perfmodel.models.catalogue import ModelEntry
+from perfmodel.models.families import family_of
+from perfmodel.models.stacks import ModelDims
 
 __all__ = ["DTYPES", "IMPLEMENTATIONS", "build"]
 
@@ -27,19 +26,17 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 
-_TASKS = {"decoder": "causal-lm", "encoder": "masked-lm"}
-
 
 def build(
-    model: ModelEntry | TransformerDims,
+    model: ModelEntry | ModelDims,
     *,
     implementation: str = "reference",
-    layers: int | None = None,
+    layers: Mapping[str, int] | None = None,
     gradient_checkpointing: bool = False,
     dtype: str | None = None,
     device: str | None = "meta",
-) -> tuple[torch.nn.Module, str]:
-    """A module in training mode, and the path of its layer stack.
+) -> tuple[torch.nn.Module, dict[str, str]]:
+    """A module in training mode, and where its layer stacks are.
 
     Called with the keywords of :func:`perfmodel.models.inputs.batch_inputs`,
     both implementations return an output with ``.loss`` and ``.logits``, which
@@ -47,11 +44,11 @@ def build(
 
     Parameters
     ----------
-    model : ModelEntry or TransformerDims
+    model : ModelEntry or ModelDims
     implementation : {"reference", "huggingface"}
         Our modules, or those of Hugging Face's transformers.
-    layers : int, optional
-        A number of layers other than the model's own.
+    layers : mapping of str to int, optional
+        Numbers of layers other than the model's own, by path of the stack in the reference module.
     gradient_checkpointing : bool
         Recompute each layer in backward.
     dtype : str, optional
@@ -59,6 +56,12 @@ def build(
         float32 for dimensions, if left out. Tables of rotary positions stay float32.
     device : str, optional
         Where parameters are made: ``"meta"`` makes none; ``None`` is PyTorch's current default.
+
+    Returns
+    -------
+    module : torch.nn.Module
+    stacks : dict of str to str
+        Path of each stack of the reference module in this module.
 
     Raises
     ------
@@ -72,13 +75,13 @@ def build(
     Examples
     --------
     >>> from perfmodel.models import catalogue
-    >>> module, stack = build(catalogue.get("llama-3.1-405b"), layers=2)
-    >>> stack, len(module.get_submodule(stack)), next(module.parameters()).device.type
-    ('layers', 2, 'meta')
+    >>> module, stacks = build(catalogue.get("llama-3.1-405b"), layers={"layers": 2})
+    >>> stacks, len(module.get_submodule(stacks["layers"])), next(module.parameters()).device.type
+    ({'layers': 'layers'}, 2, 'meta')
     """
     dims = model.dims if isinstance(model, ModelEntry) else model
     if layers is not None:
-        dims = dims.with_layers(layers)
+        dims = dims.with_depths(layers)
     if implementation not in IMPLEMENTATIONS:
         raise UnknownNameError(
             "implementation", implementation, IMPLEMENTATIONS, f"give one of {', '.join(IMPLEMENTATIONS)}"
@@ -86,13 +89,17 @@ def build(
     wanted = dtype or (model.dtype if isinstance(model, ModelEntry) else "float32")
     if wanted not in DTYPES:
         raise UnknownNameError("dtype of parameters", wanted, DTYPES, f"give one of {', '.join(DTYPES)}")
+    family = family_of(dims)
     with _default_dtype(DTYPES[wanted]), torch.device(device) if device else contextlib.nullcontext():
         if implementation == "huggingface":
-            config = huggingface_config(dims)
-            module = huggingface.build(config, _TASKS[dims.family], gradient_checkpointing=gradient_checkpointing)
-            return module, huggingface.layer_stack(config)
-        make = decoder.build if dims.family == "decoder" else encoder.build
-        return make(dims, gradient_checkpointing=gradient_checkpointing, return_logits=True), REFERENCE_STACK
+            if family.config is None:
+                raise UnsupportedError(f"transformers has no {dims.family}; build it with implementation='reference'")
+            config = family.load(family.config).huggingface_config(dims)
+            module = huggingface.build(config, family.task, gradient_checkpointing=gradient_checkpointing)
+            return module, dict(huggingface.layer_stacks(config))
+        make = family.load(family.module).build
+        module = make(dims, gradient_checkpointing=gradient_checkpointing, return_logits=True)
+        return module, {stack.path: stack.path for stack in dims.stacks}
 
 
 @contextlib.contextmanager

@@ -6,18 +6,15 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from perfmodel.errors import UnknownNameError
-from perfmodel.models.dims import TransformerDims
+from perfmodel.models.families import dims_from_dict, family_of
+from perfmodel.models.stacks import ModelDims
 
-__all__ = ["REFERENCE_STACK", "ModelEntry", "get", "names"]
-
-#: Path of the layer stack in the reference modules.
-REFERENCE_STACK = "layers"
+__all__ = ["ModelEntry", "get", "names"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,31 +26,27 @@ class ModelEntry:
     name : str
     aliases : tuple of str
         Other names it is found by, such as its Hugging Face repository.
-    dims : TransformerDims
+    dims : ModelDims
+        Of its family (:mod:`perfmodel.models.families`).
     dtype : str
         PyTorch name of the type of the published weights.
-    task : {"causal-lm", "masked-lm"}
     parameters : int
         Published count, with the language-modelling head, tied weights once.
     source : str
         Where dimensions and count come from.
-    stacks : mapping of str to str
-        Path of the layer stack, by implementation (``"reference"``, ``"huggingface"``).
     """
 
     name: str
     aliases: tuple[str, ...]
-    dims: TransformerDims
+    dims: ModelDims
     dtype: str
-    task: str
     parameters: int
     source: str
-    stacks: Mapping[str, str]
 
     @property
-    def max_seq_len(self) -> int:
-        """Longest sequence in tokens; see :class:`TransformerDims` for how hard the limit is."""
-        return self.dims.max_position_embeddings
+    def task(self) -> str:
+        """What it is trained on (:mod:`perfmodel.models.inputs`)."""
+        return family_of(self.dims).task
 
 
 def get(name: str) -> ModelEntry:
@@ -88,13 +81,13 @@ def names() -> tuple[str, ...]:
 @functools.cache
 def _load() -> tuple[dict[str, ModelEntry], dict[str, ModelEntry]]:
     """The entries by name, and by lower-case name or alias."""
-    text = Path(__file__).with_name("catalogue.yaml").read_text(encoding="utf-8")
     # libyaml's loader is some ten times faster than PyYAML's own, and not everywhere.
-    data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    entries = {
-        name: _entry(name, model, data["architectures"][model["architecture"]])
-        for name, model in data["models"].items()
-    }
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    entries: dict[str, ModelEntry] = {}
+    for path in sorted(Path(__file__).with_name("published").glob("*.yaml")):
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        for name, model in data["models"].items():
+            entries[name] = _entry(name, model, data["architectures"][model["architecture"]])
     by_name = {key.lower(): entry for entry in entries.values() for key in (entry.name, *entry.aliases)}
     return entries, by_name
 
@@ -103,10 +96,8 @@ def _entry(name: str, model: Mapping[str, Any], architecture: Mapping[str, Any])
     return ModelEntry(
         name=name,
         aliases=tuple(model["aliases"]),
-        dims=TransformerDims.from_dict({**architecture["dims"], **model["dims"]}),
+        dims=dims_from_dict({**architecture["dims"], **model["dims"]}),
         dtype=architecture["dtype"],
-        task=architecture["task"],
         parameters=model["parameters"],
-        source=architecture["source"],
-        stacks=MappingProxyType({"reference": REFERENCE_STACK, "huggingface": architecture["huggingface_stack"]}),
+        source=model.get("source", architecture["source"]),
     )

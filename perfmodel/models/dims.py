@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.errors import UnknownNameError, UnsupportedError
+from perfmodel.models.stacks import LayerStack
 
 __all__ = ["HIDDEN_ACTS", "RopeScaling", "TransformerDims"]
 
@@ -257,11 +258,34 @@ class TransformerDims:
         products = 3 if self.gated_mlp else 2
         return self.hidden_size * self.head_dim * heads, products * self.hidden_size * self.intermediate_size
 
-    # -- other forms --------------------------------------------------------------
+    def closed_form_flops(self, bindings: Mapping[str, int]) -> float:
+        """Model flops of a training step, ``tokens * (6 N + 12 L H Q T)``.
 
-    def with_layers(self, layers: int) -> TransformerDims:
+        N: parameters in matrix products, the head once and embeddings not; L layers,
+        H heads, Q head size, T sequence length (Chowdhery et al. 2022, PaLM, appendix
+        B). Forward and backward; causal attention by its full square.
+        """
+        batch, seq = bindings["batch"], bindings["seq"]
+        attention = 12 * self.num_hidden_layers * self.num_attention_heads * self.head_dim * seq
+        return float(batch * seq * (6 * self.matmul_parameters() + attention))
+
+    # -- layers -------------------------------------------------------------------
+
+    @property
+    def stacks(self) -> tuple[LayerStack, ...]:
+        """The one stack of layers."""
+        return (LayerStack(path="layers", depth=self.num_hidden_layers),)
+
+    @property
+    def max_length(self) -> int | None:
+        """Number of learned positions; rotary ones have no hard limit."""
+        return self.max_position_embeddings if self.position_embedding == "learned" else None
+
+    def with_depths(self, depths: Mapping[str, int]) -> TransformerDims:
         """The same model with another number of layers."""
-        return dataclasses.replace(self, num_hidden_layers=layers)
+        return dataclasses.replace(self, num_hidden_layers=depths["layers"])
+
+    # -- other forms --------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML; :meth:`from_dict` is the inverse."""

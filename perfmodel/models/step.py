@@ -14,7 +14,9 @@ from perfmodel.graph import huggingface
 from perfmodel.graph.fold import PROBE_DEPTH, fold, with_depth
 from perfmodel.graph.ir import Graph
 from perfmodel.models import catalogue
-from perfmodel.models.inputs import batch_inputs
+from perfmodel.models.families import family_of
+from perfmodel.models.inputs import SYMBOLS, batch_inputs
+from perfmodel.models.stacks import ModelDims
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +40,11 @@ def capture(
     optimizer: Any,
     batch: int | None = None,
     seq_len: int | None = None,
+    target_seq_len: int | None = None,
     dynamic_shapes: Any = None,
     dtype: str | None = None,
     implementation: str = "auto",
-    layers: int | None = None,
+    layers: int | Mapping[str, int] | None = None,
     gradient_checkpointing: bool = False,
     dispatch: str = "neutral",
     folded: bool = True,
@@ -61,9 +64,11 @@ def capture(
     optimizer : str, callable or None
         ``"adamw"``, ``"adam"``, ``"sgd"``, ``"sgd-momentum"``; a factory that
         takes the parameters; or ``None`` for a step without one.
-    batch, seq_len : int
-        For a name: sequences a step and tokens a sequence. The graph keeps them
-        as symbols; :meth:`Graph.at` gives them other values.
+    batch, seq_len, target_seq_len : int
+        For a name: sequences (images, samples) a step, tokens of each, and tokens
+        of each target of a model that reads one sequence and writes another; those
+        that the model has. The graph keeps them as symbols ``batch``, ``seq`` and
+        ``target_seq``; :meth:`Graph.at` gives them other values.
     dynamic_shapes : optional
         For a module: which input dimensions are symbols, as in ``torch.export``,
         e.g. ``({0: "batch", 1: "seq"},)``.
@@ -72,8 +77,9 @@ def capture(
     implementation : {"auto", "huggingface", "reference"}
         For a name: whose modules run. ``auto`` takes Hugging Face's where
         transformers is installed, else ours; the graph's ``meta`` says which.
-    layers : int, optional
-        For a name: a number of layers other than the model's own.
+    layers : int or mapping of str to int, optional
+        For a name: a number of layers other than the model's own, of every
+        stack or by the stack's path in the reference module (``{"decoder.layers": 2}``).
     gradient_checkpointing : bool
         For a name: recompute each layer in backward. A module of yours does what it does.
     dispatch : {"neutral", "cpu"}
@@ -105,7 +111,7 @@ def capture(
         raise UnknownNameError("dispatch", dispatch, DISPATCH)
     if not isinstance(model, str):
         given = {
-            "batch": batch, "seq_len": seq_len, "dtype": dtype, "layers": layers,
+            "batch": batch, "seq_len": seq_len, "target_seq_len": target_seq_len, "dtype": dtype, "layers": layers,
             "gradient_checkpointing": gradient_checkpointing or None,
             "implementation": None if implementation == "auto" else implementation,
         }  # fmt: skip
@@ -133,10 +139,9 @@ def capture(
             "args, kwargs and dynamic_shapes are for modules; a model by name takes batch and seq_len"
         )
     entry = catalogue.get(model)
-    sizes = _sizes(entry, batch, seq_len)
-    where = _implementation(implementation)
-    depth = entry.dims.num_hidden_layers if layers is None else layers
-    dims = entry.dims.with_layers(depth)
+    sizes = _sizes(entry, {"batch": batch, "seq": seq_len, "target_seq": target_seq_len})
+    where = _implementation(implementation, entry)
+    dims = entry.dims.with_depths(_depths(entry, layers))
     question = {
         "model": entry.name,
         "dims": dims.to_dict(),
@@ -189,7 +194,7 @@ def from_fx(graph_module: Any, example_inputs: Sequence[Any], *, name: str | Non
 
 def _capture_named(
     entry: catalogue.ModelEntry,
-    dims: Any,
+    dims: ModelDims,
     sizes: dict[str, int],
     question: dict[str, Any],
     optimizer: Any,
@@ -201,12 +206,12 @@ def _capture_named(
         raise MissingDependencyError("torch", f"capturing {entry.name}", "torch") from None
     from perfmodel.models.build import build
 
-    depth = dims.num_hidden_layers
-    derived = question["folded"] and depth > PROBE_DEPTH
-    module, stack = build(
+    depths = {stack.path: stack.depth for stack in dims.stacks}
+    captured = {path: min(depth, PROBE_DEPTH) for path, depth in depths.items()} if question["folded"] else depths
+    module, stacks = build(
         entry,
         implementation=question["implementation"],
-        layers=PROBE_DEPTH if derived else depth,
+        layers=captured,
         gradient_checkpointing=question["gradient_checkpointing"],
         dtype=question["dtype"],
     )
@@ -221,39 +226,70 @@ def _capture_named(
                 optimizer=optimizer,
                 name=entry.name,
                 meta=meta,
-                inputs=batch_inputs(entry),
+                inputs=batch_inputs(dims),
                 hints=sizes,
                 dispatch=question["dispatch"],
                 progress=progress,
             )
         )
-    if dims.position_embedding == "learned":
+    if dims.max_length is not None:
         # Fake tensors don't look a position up, so that only this says how many there are.
-        graph = replace(graph, guards=tuple(dict.fromkeys((*graph.guards, f"seq <= {dims.max_position_embeddings}"))))
-    return with_depth(graph, stack, depth) if derived else graph
+        graph = replace(graph, guards=tuple(dict.fromkeys((*graph.guards, f"seq <= {dims.max_length}"))))
+    for path, depth in depths.items():
+        graph = with_depth(graph, stacks[path], depth)
+    return graph
 
 
-def _sizes(entry: catalogue.ModelEntry, batch: int | None, seq_len: int | None) -> dict[str, int]:
-    for name, value in (("batch", batch), ("seq_len", seq_len)):
+def _depths(entry: catalogue.ModelEntry, layers: int | Mapping[str, int] | None) -> dict[str, int]:
+    """Number of layers of each stack, as asked for."""
+    own = {stack.path: stack.depth for stack in entry.dims.stacks}
+    if layers is None:
+        return own
+    if not own:
+        raise UnsupportedError(f"{entry.name} has no stack of equal layers; leave layers out")
+    wanted = layers if isinstance(layers, Mapping) else dict.fromkeys(own, layers)
+    for path, depth in wanted.items():
+        if path not in own:
+            raise UnknownNameError(f"layer stack of {entry.name}", str(path), own, f"it has {', '.join(own)}")
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+            raise ShapeError(f"layers must be a positive integer, not {depth!r}")
+    return {**own, **wanted}
+
+
+#: What a size is called among the arguments, and a value for the error's example.
+_ARGUMENTS = {"batch": ("batch", 8), "seq": ("seq_len", 1024), "target_seq": ("target_seq_len", 256)}
+
+
+def _sizes(entry: catalogue.ModelEntry, given: Mapping[str, int | None]) -> dict[str, int]:
+    needed = {size for shape, _ in batch_inputs(entry.dims).values() for size in shape if size in SYMBOLS}
+    sizes: dict[str, int] = {}
+    for symbol, value in given.items():
+        name, example = _ARGUMENTS[symbol]
+        if symbol not in needed:
+            if value is not None:
+                raise ShapeError(f"{entry.name} has no {name}; leave it out")
+            continue
         if value is None:
-            raise ShapeError(f"{entry.name} needs {name}; give one, e.g. {name}={8 if name == 'batch' else 1024}")
+            raise ShapeError(f"{entry.name} needs {name}; give one, e.g. {name}={example}")
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ShapeError(f"{name} must be a positive integer, not {value!r}")
-    assert batch is not None
-    assert seq_len is not None
-    limit = entry.dims.max_position_embeddings
-    if entry.dims.position_embedding == "learned" and seq_len > limit:
+        sizes[symbol] = value
+    limit = entry.dims.max_length
+    if limit is not None and sizes.get("seq", 0) > limit:
         raise ShapeError(
-            f"{entry.name} has {limit} learned positions, so seq_len={seq_len} doesn't fit; give at most {limit}"
+            f"{entry.name} has {limit} learned positions, so seq_len={sizes['seq']} doesn't fit; give at most {limit}"
         )
-    return {"batch": batch, "seq": seq_len}
+    return sizes
 
 
-def _implementation(wanted: str) -> str:
+def _implementation(wanted: str, entry: catalogue.ModelEntry) -> str:
     if wanted not in IMPLEMENTATIONS:
         raise UnknownNameError("implementation", wanted, IMPLEMENTATIONS)
+    exists = family_of(entry.dims).config is not None
     if wanted == "auto":
-        return "huggingface" if huggingface.available() else "reference"
+        return "huggingface" if exists and huggingface.available() else "reference"
+    if wanted == "huggingface" and not exists:
+        raise UnsupportedError(f"transformers has no {entry.name}; leave implementation out, or give 'reference'")
     if wanted == "huggingface" and not huggingface.available():
         raise MissingDependencyError("transformers", "implementation='huggingface'", "hf")
     return wanted

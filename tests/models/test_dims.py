@@ -98,13 +98,13 @@ def test_plain_values_come_back(name: str) -> None:
     assert TransformerDims.from_dict(json.loads(json.dumps(dims.to_dict()))) == dims
 
 
-def test_with_layers_adds_whole_layers() -> None:
+def test_with_depths_adds_whole_layers() -> None:
     dims = catalogue.get("llama-3.1-70b").dims
-    counts = [dims.with_layers(n).parameters() for n in (1, 2, 3)]
+    counts = [dims.with_depths({"layers": n}).parameters() for n in (1, 2, 3)]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
-    assert dims.with_layers(80) == dims
+    assert dims.with_depths({"layers": 80}) == dims
     with pytest.raises(PerfModelError, match="num_hidden_layers=0"):
-        dims.with_layers(0)
+        dims.with_depths({"layers": 0})
 
 
 def test_matmul_parameters_count_the_head_once_and_no_embedding() -> None:

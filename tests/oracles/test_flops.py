@@ -48,7 +48,7 @@ def test_models_equal_flop_counter_mode_exactly(name: str, batch: int, seq: int,
     layers = 3
     # transformers reads BERT's mask, so that one runs on real numbers.
     device = "cpu" if catalogue.get(name).task == "masked-lm" else "meta"
-    model, _ = build(catalogue.get(name), implementation=implementation, layers=layers, device=device)
+    model, _ = build(catalogue.get(name), implementation=implementation, layers={"layers": layers}, device=device)
     tokens = torch.ones(batch, seq, dtype=torch.long, device=device)
     inputs: dict[str, Any] = {"input_ids": tokens, "labels": tokens}
     if catalogue.get(name).task == "masked-lm":
