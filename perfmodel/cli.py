@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perfmodel.cli_hardware import hardware
-from perfmodel.cli_models import models
+from perfmodel.cli_validate import validate
+from perfmodel.cli_models import explain, models
 from perfmodel.errors import PerfModelError, UnsupportedError
 from perfmodel.units import parse_quantity
 
@@ -32,7 +33,9 @@ app = typer.Typer(
     name="perfmodel", help="How long a transformer takes to train on hardware that you don't have yet.", **_PLAIN
 )
 app.add_typer(hardware, name="hardware")
+app.add_typer(validate, name="validate")
 app.add_typer(models, name="models")
+app.command()(explain)
 
 Model = Annotated[str, typer.Argument(help="a model name, or a graph file that `perfmodel capture` wrote")]
 Batch = Annotated[int | None, typer.Option("--batch", help="sequences a step")]

@@ -9,7 +9,7 @@ import typer
 
 from perfmodel.errors import UnknownNameError
 
-__all__ = ["models"]
+__all__ = ["explain", "models"]
 
 models = typer.Typer(
     help="The catalogue of published models.",
@@ -49,3 +49,27 @@ def show(
 
     entry = catalogue.get(name)
     typer.echo(json.dumps(record(entry), indent=2) if as_json else entry_text(entry))
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="a name or an alias, e.g. llama-3.1-8b")],
+    batch: Annotated[int | None, typer.Option("--batch", help="sequences (images) a step")] = None,
+    seq: Annotated[int | None, typer.Option("--seq", help="tokens a sequence, where the model has some")] = None,
+    target_seq: Annotated[int | None, typer.Option("--target-seq", help="tokens of each target")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a model's layer as formulas, next to the counts of the captured step."""
+    from perfmodel.models import capture, catalogue
+    from perfmodel.models.explain import explain as formulas_of
+    from perfmodel.report.explain import explanation_record, explanation_text
+
+    entry = catalogue.get(model)
+    formulas = formulas_of(entry.dims)
+    # Ours, because the formulas name its modules; both implementations have the same products.
+    graph = capture(
+        model, batch=batch, seq_len=seq, target_seq_len=target_seq, optimizer=None, implementation="reference"
+    )
+    if as_json:
+        typer.echo(json.dumps(explanation_record(entry.name, formulas, graph), indent=2))
+    else:
+        typer.echo(explanation_text(entry.name, formulas, graph))

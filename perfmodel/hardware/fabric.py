@@ -9,6 +9,7 @@ from typing import Any
 
 from perfmodel.errors import UnsupportedError
 from perfmodel.hardware import dictform
+from perfmodel.hardware.collectives import Collectives
 from perfmodel.sourced import Source
 
 __all__ = ["Fabric", "Tier", "Torus"]
@@ -115,6 +116,8 @@ class Fabric:
     tiers : tuple of Tier
         From the nodes upward; empty for a torus.
     torus : Torus, optional
+    collectives : Collectives, optional
+        What measurements say about collectives between nodes.
     """
 
     name: str
@@ -128,6 +131,7 @@ class Fabric:
     reduction: bool = False
     tiers: tuple[Tier, ...] = ()
     torus: Torus | None = None
+    collectives: Collectives | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     path: str = ""

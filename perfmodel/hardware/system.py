@@ -8,6 +8,7 @@ from typing import Any
 
 from perfmodel.errors import UnsupportedError
 from perfmodel.hardware import dictform
+from perfmodel.hardware.collectives import Collectives
 from perfmodel.hardware.device import Device, Power, Price
 from perfmodel.hardware.fabric import Fabric
 from perfmodel.sourced import Source
@@ -112,6 +113,8 @@ class Node:
         Of the whole node.
     fabric : str
         Name of the fabric that it is usually built with; empty if none.
+    collectives : Collectives, optional
+        What measurements say about collectives over the interconnect.
     sources : mapping of str to Source
         Of every number, keyed by its place in the file.
     aliases : tuple of str
@@ -129,6 +132,7 @@ class Node:
     power: Power | None = None
     prices: tuple[Price, ...] = ()
     fabric: str = ""
+    collectives: Collectives | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     path: str = ""

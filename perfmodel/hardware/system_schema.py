@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from perfmodel.hardware.collectives_schema import CollectivesFile
 from perfmodel.hardware.fabric import Tier, Torus
 from perfmodel.hardware.fields import LinkFile, Name, PowerFile, PriceFile, Text
 from perfmodel.hardware.plausibility import check_link, check_number
@@ -97,12 +98,15 @@ class NodeFile(SourcedFile):
     power: PowerFile | None = None
     price: list[PriceFile] = Field(default_factory=list, max_length=256)
     fabric: Name | None = None
+    collectives: CollectivesFile | None = None
 
     @model_validator(mode="after")
     def _is_plausible(self) -> NodeFile:
         check_number(self.devices, (1, 100_000), "count", "devices")
         if self.devices.value > 1 and self.interconnect is None:
             raise problem("several devices, but no interconnect; say how they reach each other", "devices")
+        if self.collectives is not None and self.interconnect is None:
+            raise problem("collectives of one device; remove them, or say how several are connected", "collectives")
         if self.interconnect is not None:
             check_number(self.interconnect.bandwidth, _BANDWIDTH, "bytes/s", "interconnect", "bandwidth")
             check_number(self.interconnect.latency, _LATENCY, "s", "interconnect", "latency")
@@ -172,6 +176,7 @@ class FabricFile(SourcedFile):
     reduction: bool = False
     tiers: list[TierFile] = Field(default_factory=list, max_length=8)
     torus: TorusFile | None = None
+    collectives: CollectivesFile | None = None
 
     @model_validator(mode="after")
     def _is_plausible(self) -> FabricFile:

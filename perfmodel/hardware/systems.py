@@ -61,6 +61,7 @@ def load_node(name_or_path: PathLike, *, overrides: Overrides | None = None) -> 
         power=None if file.power is None else file.power.power(),
         prices=tuple(price.price() for price in file.price),
         fabric=file.fabric or "",
+        collectives=None if file.collectives is None else file.collectives.collectives(),
         sources=file.sources(),
         path=str(path),
     )
@@ -83,6 +84,7 @@ def load_fabric(name_or_path: PathLike, *, overrides: Overrides | None = None) -
         reduction=file.reduction,
         tiers=tuple(tier.tier() for tier in file.tiers),
         torus=None if file.torus is None else file.torus.torus(),
+        collectives=None if file.collectives is None else file.collectives.collectives(),
         sources=file.sources(),
         path=str(path),
     )
