@@ -26,7 +26,20 @@ if TYPE_CHECKING:
         load_node,
     )
     from perfmodel.memory import MemoryProfile, largest_batch, memory_profile
-    from perfmodel.models import capture, closed_form_flops, from_fx, model_names
+    from perfmodel.models import (
+        AdaLoRA,
+        BottleneckAdapter,
+        Lengths,
+        LoRA,
+        PrefixTuning,
+        PromptTuning,
+        QLoRA,
+        capture,
+        closed_form_flops,
+        dims_from_config,
+        from_fx,
+        model_names,
+    )
     from perfmodel.predict import predict
     from perfmodel.prediction import Prediction
     from perfmodel.runtimes import Runtime, load_runtime, runtime_names
@@ -34,18 +47,26 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaLoRA",
+    "BottleneckAdapter",
     "Cluster",
     "Device",
     "Fabric",
     "Graph",
+    "Lengths",
+    "LoRA",
     "MemoryProfile",
     "Node",
     "PerfModelError",
     "Prediction",
+    "PrefixTuning",
+    "PromptTuning",
+    "QLoRA",
     "Runtime",
     "capture",
     "closed_form_flops",
     "device_names",
+    "dims_from_config",
     "from_fx",
     "largest_batch",
     "load_cluster",
@@ -70,7 +91,10 @@ _ROOMS = {
         *("device_names", "load_cluster", "load_device", "load_fabric", "load_node"),
     ),
     "memory": ("MemoryProfile", "largest_batch", "memory_profile"),
-    "models": ("capture", "closed_form_flops", "from_fx", "model_names"),
+    "models": (
+        *("AdaLoRA", "BottleneckAdapter", "Lengths", "LoRA", "PrefixTuning", "PromptTuning", "QLoRA"),
+        *("capture", "closed_form_flops", "dims_from_config", "from_fx", "model_names"),
+    ),
     "predict": ("predict",),
     "prediction": ("Prediction",),
     "runtimes": ("Runtime", "load_runtime", "runtime_names"),

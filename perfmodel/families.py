@@ -8,6 +8,8 @@ FAMILIES = (
     "batched_matmul",  # bmm, baddbmm
     "attention",  # fused attention, forward
     "attention_backward",
+    "recurrent",  # LSTM, GRU and plain recurrent layers: products that wait for each other
+    "scan",  # state-space scans, forward and backward
     "elementwise",
     "reduction",
     "norm",

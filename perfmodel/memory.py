@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from perfmodel.errors import UnsupportedError
 from perfmodel.graph.ir import RESIDENT_ROLES, ROLES, Block, Graph
+from perfmodel.graph.paths import module_family
 from perfmodel.symbols import evaluate
 
 __all__ = ["MemoryProfile", "largest_batch", "memory_profile"]
@@ -91,11 +92,11 @@ def memory_profile(graph: Graph, *, first_step: bool = False) -> MemoryProfile:
     blocks = _blocks(graph, first_step)
     live = np.zeros(len(sizes))
     for number, storage in enumerate(graph.storages):
-        if storage.role in RESIDENT_ROLES or (storage.role == "optimizer" and not first_step):
+        if storage.role in (*RESIDENT_ROLES, "optimizer"):
             live[number] = storage.count
-    # Buffers made by an op (constants) are events, not residents.
+    # Buffers made by an op (constants) are events, not residents; so is state that the first step makes.
     made = {ref.storage for block in blocks for op in block.ops for ref in op.allocates}
-    live[[number for number in made if graph.storages[number].role in RESIDENT_ROLES]] = 0
+    live[[number for number in made if graph.storages[number].role in (*RESIDENT_ROLES, "optimizer")]] = 0
 
     resident = float(live @ sizes)
     changes = [_changes(block, sizes) for block in blocks]
@@ -128,7 +129,7 @@ def memory_profile(graph: Graph, *, first_step: bool = False) -> MemoryProfile:
         at_peak={role: float(held[roles == number].sum()) for number, role in enumerate(ROLES)},
         activations_at_peak=dict(sorted(by_module.items(), key=lambda item: -item[1])),
         peak_phase=op.phase,
-        peak_module=op.module,
+        peak_module=module_family(op.module),
         peak_op=op.name,
         resident=resident,
         curve=curve,

@@ -23,6 +23,7 @@ from perfmodel.dtypes import compute_name
 from perfmodel.errors import CoverageError, UnsupportedError
 from perfmodel.graph.count import Counted, Coverage, count, coverage, total_flops
 from perfmodel.graph.ir import Graph
+from perfmodel.graph.paths import module_family
 from perfmodel.hardware import Device, load_device
 from perfmodel.memory import memory_profile
 from perfmodel.prediction import Breakdown, OpTime, Prediction
@@ -189,7 +190,7 @@ def _breakdown(counted: Sequence[Counted], on_device: Floats, times: OpTimes, qu
         limit = "no rule" if c.cost is None else str(next(bounds))
         if seconds > 0:
             for table, key in (
-                (module, c.op.module or "(root)"),
+                (module, module_family(c.op.module) or "(root)"),
                 (op_class, c.cost.family if c.cost else "no rule"),
                 (bound, limit),
             ):
@@ -214,7 +215,7 @@ def _op_times(counted: Sequence[Counted], on_device: Floats, times: OpTimes) -> 
             OpTime(
                 name=c.op.name,
                 phase=c.op.phase,
-                module=c.op.module,
+                module=module_family(c.op.module),
                 family="no rule" if cost is None else cost.family,
                 times=c.times,
                 time=seconds,

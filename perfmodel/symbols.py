@@ -25,6 +25,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,9 @@ class Expr:
 
     def __mod__(self, other: Dim) -> Dim:
         return _call("mod", self, other)
+
+    def __rmod__(self, other: Dim) -> Dim:
+        return _call("mod", other, self)
 
     def __bool__(self) -> bool:
         raise TypeError(f"the truth of the symbolic size {self} is not known; evaluate it first")
@@ -375,6 +379,7 @@ def _atom_value(atom: Atom, values: Mapping[str, Any]) -> Any:
     return _apply(function, evaluate(a, values), evaluate(b, values))
 
 
+@lru_cache(maxsize=1 << 14)
 def _atom_text(atom: Atom) -> str:
     if isinstance(atom, str):
         return atom

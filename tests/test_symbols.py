@@ -81,3 +81,9 @@ def test_a_symbol_without_a_value_and_a_truth_that_is_not_known() -> None:
     with pytest.raises(TypeError, match="not known"):
         bool(symbol("b"))
     assert isinstance(symbol("b"), Expr)
+
+
+def test_a_number_is_divided_by_a_size() -> None:
+    remainder = 17 % symbol("s")
+    assert evaluate(remainder, {"s": 5}) == 2
+    assert parse(str(remainder)) == remainder

@@ -1,7 +1,8 @@
 """The captured training step: torch-free graph, counting, folding, storing."""
 
 from perfmodel.graph.count import CONVENTIONS, Coverage
-from perfmodel.graph.fold import fold, unfold, with_depth
+from perfmodel.graph.depth import probe_depth, with_depth
+from perfmodel.graph.fold import fold, unfold
 from perfmodel.graph.fuse import fuse
 from perfmodel.graph.ir import PHASES, ROLES, Block, Graph, Op, Ref, Storage
 from perfmodel.graph.store import content_hash, load_graph, save_graph
@@ -20,6 +21,7 @@ __all__ = [
     "fold",
     "fuse",
     "load_graph",
+    "probe_depth",
     "save_graph",
     "unfold",
     "with_depth",

@@ -10,6 +10,7 @@ from perfmodel.graph.count import Binder, Call
 from perfmodel.graph.ir import RESIDENT_ROLES, Graph, Op
 from perfmodel.graph.kernels import Loops
 from perfmodel.graph.partition import minimum_cut
+from perfmodel.graph.paths import adopted
 from perfmodel.ops import OpCost, Tensor, cost
 from perfmodel.ops.common import is_in_place
 from perfmodel.symbols import evaluate
@@ -88,6 +89,8 @@ class Dataflow:
         In order of execution.
     storage_of : list of int
         The storage of each value.
+    layers : list of tuple of str and int
+        Layer stack and layer of each op: layers have to come out alike, so no value is inlined into the next one.
     kept : set of int
         Values that are needed in memory: saved for backward, or alive after it.
     """
@@ -95,6 +98,7 @@ class Dataflow:
     def __init__(self, graph: Graph, ops: Sequence[Op]) -> None:
         self.graph = graph
         self.ops = ops
+        self.layers = adopted([op.module for op in ops], [op.phase for op in ops], graph.stacks)
         self.nodes: list[Node] = []
         self.storage_of: list[int] = []
         self.kept: set[int] = set()
@@ -231,7 +235,7 @@ class Dataflow:
             return False
         if node.loops.kind != "point" and node.op.name not in _SOFTMAX_OPS:
             return False
-        if any(user.library or self._layer(user) != self._layer(node) for user in self._users_of(value, backward=True)):
+        if self._leaves_layer(node, self._users_of(value, backward=True)):
             return False
         return not self._is_far_from_operands(node)
 
@@ -247,7 +251,7 @@ class Dataflow:
         if node.loops.kind != "point" or len(node.outputs) != 1 or node.outputs[0] in self.kept:
             return False
         users = self._users_of(node.outputs[0], node.backward)
-        if any(user.library or self._layer(user) != self._layer(node) for user in users):
+        if self._leaves_layer(node, users):
             return False
         limit = _OPERANDS_OF_SHARED if len(users) > 1 else _OPERANDS_OF_SINGLE
         return len(self.leaves(node, node.backward)) <= limit
@@ -255,20 +259,17 @@ class Dataflow:
     def _users_of(self, value: int, backward: bool) -> list[Node]:
         return [user for user in self._users.get(value, ()) if user.backward == backward]
 
+    def _leaves_layer(self, node: Node, users: Iterable[Node]) -> bool:
+        """Whether a result is used by a library kernel, or in another layer."""
+        layer = self.layers[node.position]
+        return any(user.library or self.layers[user.position] != layer for user in users)
+
     def _is_resident(self, value: int) -> bool:
         return self.graph.storages[self.storage_of[value]].role in RESIDENT_ROLES
 
-    def _layer(self, node: Node) -> tuple[str, str]:
-        """Layer stack and layer of an op: layers have to come out alike, so no value is inlined into the next."""
-        for stack in self.graph.stacks:
-            prefix = f"{stack}." if stack else ""
-            if node.op.module.startswith(prefix):
-                return stack, node.op.module[len(prefix) :].split(".", 1)[0]
-        return "", ""
-
 
 def _loops(call: Call, results: Sequence[Tensor], known: OpCost | None) -> Loops:
-    if known is None:
+    if known is None or call.name.startswith("perfmodel."):
         return Loops("library")
     if (known.family in _POINT_FAMILIES and call.name not in _NLL_OPS) or call.name in _POINT_OPS:
         return Loops("point", int(results[0].numel))

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from perfmodel.graph.dataflow import Dataflow, Node
-from perfmodel.graph.fold import layer_of
 from perfmodel.graph.ir import Op, Ref
 from perfmodel.graph.kernels import merged_kernels
 
@@ -53,7 +52,7 @@ def _kernels(flow: Dataflow) -> Iterator[list[Node]]:
             {node.position: node.loops for node in nodes},
             {node.position: flow.leaves(node, backward) for node in nodes},
             {node.position: set(node.outputs) for node in nodes},
-            {node.position: layer_of(node.op.module, flow.graph.stacks) for node in nodes},
+            {node.position: flow.layers[node.position] for node in nodes},
         )
         for kernel in merged:
             yield [by_position[position] for position in kernel.ops]

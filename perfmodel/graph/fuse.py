@@ -19,18 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import pairwise
 
 from perfmodel.errors import CaptureError
 from perfmodel.graph.dataflow import Dataflow
+from perfmodel.graph.depth import resized, stretches
 from perfmodel.graph.emit import emit
-from perfmodel.graph.fold import fold, resized, unfold
-from perfmodel.graph.ir import Block, Graph, Op, Ref, Storage, blocks_by_phase
+from perfmodel.graph.fold import fold, unfold
+from perfmodel.graph.ir import Block, Graph, Op, Storage, blocks_by_phase
 
 __all__ = ["fuse"]
 
-#: Layers that are alike are fused as this many of them.
-_ALIKE = 6
+#: Layers that are alike are fused as this many groups of them, and as many layers more at
+#: either end, where kernels differ because the layers next to them do.
+_GROUPS, _MARGIN = 2, 2
 
 _FUSED_PHASES = ("forward", "backward", "recompute")
 
@@ -86,32 +87,16 @@ def _few_layers(graph: Graph) -> tuple[Graph, list[tuple[str, int, int]]]:
     """The graph with few layers of each run of alike ones, and what was removed: stack, after which layer, how many."""
     removed: list[tuple[str, int, int]] = []
     for stack in graph.stacks:
-        edges = _edges(graph, stack)
         # From the last run to the first, so that numbers of layers before a run stay as they are.
-        for first, end in reversed(list(pairwise(edges))):
-            surplus = end - first - _ALIKE
+        for alike in reversed(stretches(graph, stack)):
+            first, last, period = alike.cuts[0], alike.cuts[-1] + 1, alike.period
+            kept = _GROUPS * period + 2 * _MARGIN
+            surplus = (last - first + 1 - kept) // period * period
             if surplus > 0:
-                low = first + _ALIKE // 2 - 1
-                graph = resized(graph, stack, low, -surplus)
-                removed.append((stack, low, surplus))
+                cut = first + (last - first - surplus) // 2
+                graph = resized(graph, stack, cut, -surplus)
+                removed.append((stack, cut, surplus))
     return graph, removed
-
-
-def _edges(graph: Graph, stack: str) -> list[int]:
-    """Layers at which something begins or ends: between two of them all layers are alike."""
-    edges: set[int] = set()
-    for block in (*graph.blocks, *graph.first_optimizer):
-        if block.stack == stack:
-            edges |= {min(block.layers), max(block.layers) + 1}
-        for op in block.ops:
-            refs = (*(Ref(t.storage, t.layer, t.absolute) for t in (*op.inputs.values(), *op.outputs)), *op.allocates)
-            for ref in (*refs, *op.frees):
-                if ref.absolute and graph.storages[ref.storage].stack == stack:
-                    edges |= {ref.layer, ref.layer + 1}
-    for storage in graph.storages:
-        if storage.stack == stack and storage.layers is not None:
-            edges |= {storage.layers[0], storage.layers[1] + 1}
-    return sorted(edges)
 
 
 def _fuse_flat(graph: Graph) -> Graph:

@@ -37,6 +37,13 @@ class ModelType:
         Config keywords beyond the dimensions.
     loss_type : str, optional
         The loss, where transformers can't tell it from the class's name and would warn before it takes this one.
+    attention : {"sdpa", "eager"}
+        ``eager`` materialises scores: all that transformers has for capped ones and for sinks, besides kernels
+        that need a GPU.
+    folder : str, optional
+        Where the model's file is, if not in the folder of its type.
+    unlisted : tuple of str
+        Keywords that the config takes without listing them.
     """
 
     task: str
@@ -45,10 +52,29 @@ class ModelType:
     stacks: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     loss_type: str | None = None
+    attention: str = "sdpa"
+    folder: str | None = None
+    unlisted: tuple[str, ...] = ()
 
 
 # Special tokens only matter in generation, and the defaults don't fit every vocabulary.
 _NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None}
+
+# Keywords that configs take without listing them.
+_EVERY_CONFIG = ("decoder_start_token_id", "num_labels", "tie_word_embeddings")
+
+
+def _decoder(name: str, **others: Any) -> ModelType:
+    """A model that is built as Llama is, and named by this prefix."""
+    stacks = {"layers": "model.layers"}
+    keywords = {"task": "causal-lm", "config": f"{name}Config", "stacks": stacks, "settings": _NO_SPECIAL_TOKENS}
+    return ModelType(model=f"{name}ForCausalLM", **{**keywords, **others})
+
+
+def _experts(name: str, **others: Any) -> ModelType:
+    """Such a one with experts, whose products are grouped: a loop over experts can't be captured."""
+    return _decoder(name, settings={**_NO_SPECIAL_TOKENS, "experts_implementation": "grouped_mm"}, **others)
+
 
 #: By the ``model_type`` of Hugging Face's configs.
 MODEL_TYPES: dict[str, ModelType] = {
@@ -60,15 +86,50 @@ MODEL_TYPES: dict[str, ModelType] = {
         settings=_NO_SPECIAL_TOKENS,
         loss_type="ForCausalLM",
     ),
-    "llama": ModelType(
-        task="causal-lm",
-        config="LlamaConfig",
-        model="LlamaForCausalLM",
-        stacks={"layers": "model.layers"},
-        settings=_NO_SPECIAL_TOKENS,
-    ),
+    "opt": _decoder("OPT", stacks={"layers": "model.decoder.layers"}),
+    "gpt_neox": _decoder("GPTNeoX", stacks={"layers": "gpt_neox.layers"}),
+    "llama": _decoder("Llama"),
+    "mistral": _decoder("Mistral"),
+    "qwen2": _decoder("Qwen2"),
+    "qwen3": _decoder("Qwen3"),
+    "olmo2": _decoder("Olmo2"),
+    "gemma2": _decoder("Gemma2", attention="eager"),
+    "gemma3_text": _decoder("Gemma3", config="Gemma3TextConfig", folder="gemma3"),
+    "phi": _decoder("Phi"),
+    "phi3": _decoder("Phi3"),
+    "mixtral": _experts("Mixtral"),
+    "qwen3_moe": _experts("Qwen3Moe", unlisted=("head_dim",)),
+    "gpt_oss": _experts("GptOss", attention="eager"),
+    "deepseek_v3": _experts("DeepseekV3"),
     "bert": ModelType(
         task="masked-lm", config="BertConfig", model="BertForMaskedLM", stacks={"layers": "bert.encoder.layer"}
+    ),
+    "roberta": ModelType(
+        task="masked-lm",
+        config="RobertaConfig",
+        model="RobertaForMaskedLM",
+        stacks={"layers": "roberta.encoder.layer"},
+        settings=_NO_SPECIAL_TOKENS,
+    ),
+    "t5": ModelType(
+        task="seq2seq-lm",
+        config="T5Config",
+        model="T5ForConditionalGeneration",
+        stacks={"encoder.layers": "encoder.block", "decoder.layers": "decoder.block"},
+        settings=_NO_SPECIAL_TOKENS,
+    ),
+    "whisper": ModelType(
+        task="speech-to-text",
+        config="WhisperConfig",
+        model="WhisperForConditionalGeneration",
+        stacks={"encoder.layers": "model.encoder.layers", "decoder.layers": "model.decoder.layers"},
+        settings={**_NO_SPECIAL_TOKENS, "suppress_tokens": None, "begin_suppress_tokens": None},
+    ),
+    "vit": ModelType(
+        task="image-classification",
+        config="ViTConfig",
+        model="ViTForImageClassification",
+        stacks={"layers": "vit.layers"},
     ),
 }
 
@@ -106,7 +167,7 @@ def config_for(dims: Mapping[str, Any], task: str) -> Any:
     Returns
     -------
     transformers.PretrainedConfig
-        Without a key-value cache, attention through ``scaled_dot_product_attention``.
+        Without a key-value cache, attention through ``scaled_dot_product_attention`` where the model can.
 
     Raises
     ------
@@ -122,13 +183,13 @@ def config_for(dims: Mapping[str, Any], task: str) -> Any:
         raise UnsupportedError(f"{model_type.model} is trained on {model_type.task}, not on {task}; name another model")
     make = getattr(_modeling(dims["model_type"]), model_type.config)
     # A config keeps keywords it doesn't know without a word.
-    known = {*inspect.signature(make).parameters, *make.attribute_map}
+    known = {*inspect.signature(make).parameters, *make.attribute_map, *_EVERY_CONFIG, *model_type.unlisted}
     keywords = {key: value for key, value in dims.items() if key != "model_type"}
     for key in keywords:
         if key not in known:
             raise UnknownNameError(f"keyword of {model_type.config}", key, known)
     try:
-        return make(**{**model_type.settings, **keywords}, use_cache=False, attn_implementation="sdpa")
+        return make(**{**model_type.settings, **keywords}, use_cache=False, attn_implementation=model_type.attention)
     except Exception as error:  # its own kinds of error, other ones in each version
         text = " ".join(str(error).split())
         raise UnsupportedError(
@@ -154,6 +215,8 @@ def build(dims: Mapping[str, Any], task: str, gradient_checkpointing: bool = Fal
     config = config_for(dims, task)
     model_type = _model_type(dims)
     module = getattr(_modeling(dims["model_type"]), model_type.model)(config)
+    if dims.get("tie_word_embeddings") is False:
+        _untie_head(module)
     if model_type.loss_type is not None:
         module.loss_type = model_type.loss_type
     if gradient_checkpointing:
@@ -164,6 +227,15 @@ def build(dims: Mapping[str, Any], task: str, gradient_checkpointing: bool = Fal
         else:
             module.gradient_checkpointing_enable({"use_reentrant": False})
     return module.train()  # type: ignore[no-any-return]
+
+
+def _untie_head(module: Any) -> None:
+    """T5's config ties the head whatever it is asked for; loading a checkpoint with two weights unties it again."""
+    import torch
+
+    head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
+    if head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
 
 
 @contextlib.contextmanager
@@ -179,7 +251,8 @@ def traceable() -> Iterator[None]:
     skips on real sizes but not on symbolic ones, where it costs a copy in backward.
 
     An attention mask whose contents can't be read is taken to hold padding,
-    which is what transformers does by itself.
+    which is what transformers does by itself. A sliding window, which is in the
+    mask of a real run too, is told to the captured op besides.
 
     Raises
     ------
@@ -197,6 +270,10 @@ def traceable() -> Iterator[None]:
         )
     with contextlib.ExitStack() as patches:
         patches.enter_context(_replaced(masking, packing, lambda *_: None))
+        functions: Any = _import("transformers.modeling_utils").ALL_ATTENTION_FUNCTIONS
+        original = functions["sdpa"]
+        functions["sdpa"] = _with_window(original)
+        patches.callback(functions.__setitem__, "sdpa", original)
         slicing = "slice_logits_to_keep"
         for model_type in MODEL_TYPES:
             modeling = sys.modules.get(_modeling_path(model_type))
@@ -213,6 +290,17 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, original)
+
+
+def _with_window(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell a sliding window, which transformers puts into a mask, to the op that is captured."""
+    from perfmodel.graph.capture.attention import attention_hint
+
+    def attention(*args: Any, sliding_window: int | None = None, **kwargs: Any) -> Any:
+        with attention_hint(window=sliding_window):
+            return original(*args, sliding_window=sliding_window, **kwargs)
+
+    return attention
 
 
 def _without_empty_slice(original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -236,7 +324,8 @@ def _modeling(model_type: str) -> Any:
 
 
 def _modeling_path(model_type: str) -> str:
-    return f"transformers.models.{model_type}.modeling_{model_type}"
+    folder = MODEL_TYPES[model_type].folder or model_type
+    return f"transformers.models.{folder}.modeling_{folder}"
 
 
 def _import(module: str) -> Any:

@@ -5,7 +5,8 @@ A :class:`Graph` is a sequence of blocks (:class:`Block`), each a run of ops
 with ``count > 1`` every reference to a storage of the layer stack is relative to
 the layer being executed (``-1`` is the layer before it), so that a graph of 126
 layers is as small as one of four and still says exactly which storage is
-allocated and freed when.
+allocated and freed when. Where kinds of layers alternate, a block repeats a group
+of them, and references are relative to the first of the group.
 
 Sizes are ints or symbolic (:class:`perfmodel.symbols.Expr`); ``bindings`` gives
 each symbol its value.
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from perfmodel.dtypes import item_size
 from perfmodel.errors import FileError, ShapeError, UnknownNameError, UnsupportedError
 from perfmodel.graph.count import PHASES, Coverage, count, coverage, total_bytes, total_flops
+from perfmodel.graph.paths import module_family
 from perfmodel.ops import Tensor
 from perfmodel.symbols import Dim, evaluate, parse
 
@@ -61,7 +63,7 @@ class Storage:
     stack : str
         Path of the layer stack it belongs to (``"model.layers"``), or empty.
     layers : tuple of int, optional
-        First and last layer that have one, both included; ``None`` outside a stack.
+        Every layer that has one, in rising order; ``None`` outside a stack.
     dtype : str
         Of a parameter; empty for the rest.
     trainable : bool
@@ -73,14 +75,14 @@ class Storage:
     role: str
     module: str
     stack: str = ""
-    layers: tuple[int, int] | None = None
+    layers: tuple[int, ...] | None = None
     dtype: str = ""
     trainable: bool = True
 
     @property
     def count(self) -> int:
         """How many copies exist."""
-        return 1 if self.layers is None else self.layers[1] - self.layers[0] + 1
+        return 1 if self.layers is None else len(self.layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,10 @@ class Block:
         Layer stack whose layers the repetitions are, or empty.
     first, step : int
         Layer of the first repetition, and how the layer moves between
-        repetitions (+1 in forward, -1 in backward).
+        repetitions: +1 in forward, -1 in backward; +2 and -2 where each
+        repetition is a group of two layers (``first`` is then the one that runs
+        first). In an op's module the layer is ``*``, others of the group are ``*+1``,
+        ``*-1`` and so on (:func:`perfmodel.graph.paths.module_family` drops the difference).
     """
 
     ops: tuple[Op, ...]
@@ -131,8 +136,15 @@ class Block:
 
     @property
     def layers(self) -> range:
-        """Layer of each repetition."""
+        """Layer of each repetition; the first that runs, where each is a group."""
         return range(self.first, self.first + self.step * self.count, self.step)
+
+    @property
+    def span(self) -> range:
+        """All layers of all repetitions, in rising order."""
+        first, period = self.first, abs(self.step)
+        last = first if self.step > 0 else first + self.step * self.count + 1
+        return range(last, last + period * self.count)
 
 
 def blocks_by_phase(ops: Iterable[Op]) -> tuple[Block, ...]:
@@ -276,7 +288,7 @@ class Graph:
         found: dict[str, int] = {}
         for op, times in self.ops():
             if op.name == "aten._local_scalar_dense":
-                place = "optimizer" if op.phase == "optimizer" else op.module or "(root)"
+                place = "optimizer" if op.phase == "optimizer" else module_family(op.module) or "(root)"
                 found[place] = found.get(place, 0) + times
         return found
 

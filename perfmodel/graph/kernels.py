@@ -69,7 +69,8 @@ def merged_kernels(
     An op joins the kernels that make what it reads, then kernels that read the
     same values are joined, those that share most first; never so that two kernels wait for each other.
     Kernels of two layers aren't joined for what they both read (rotary tables, say): that would make the
-    results of all layers at once and keep them.
+    results of all layers at once and keep them. Nor does an op join the kernel of another layer past a product,
+    or a gradient that each layer adds to would be one sum at the end.
 
     Parameters
     ----------
@@ -81,15 +82,17 @@ def merged_kernels(
     regions : mapping of int to object
         The layer that the op belongs to.
     """
-    merge = _Merge()
+    merge = _Merge(regions)
     for op in ops:
         merge.add(op, loops[op], reads[op], writes[op])
-    merge.join_siblings(regions)
+    merge.join_siblings()
     return list(merge.kernels.values())
 
 
 class _Merge:
-    def __init__(self) -> None:
+    def __init__(self, regions: Mapping[int, object]) -> None:
+        self._regions = regions
+        self._last_library = -1
         self.kernels: dict[int, Kernel] = {}
         self._count = 0
         self._maker: dict[int, int] = {}
@@ -106,11 +109,18 @@ class _Merge:
         for value in reads:
             self._readers.setdefault(value, []).append(number)
         for maker in sorted(makers, reverse=True):
-            if self._join(maker, number):
+            if self._is_near(maker, op) and self._join(maker, number):
                 number = maker
+        if loops.kind == "library":
+            self._last_library = op
 
-    def join_siblings(self, regions: Mapping[int, object]) -> None:
-        region = {number: {regions[op] for op in kernel.ops} for number, kernel in self.kernels.items()}
+    def _is_near(self, maker: int, op: int) -> bool:
+        """Whether a kernel has ops of the same layer, or has only just run."""
+        ops = self.kernels[maker].ops
+        return ops[-1] > self._last_library or any(self._regions[other] == self._regions[op] for other in ops)
+
+    def join_siblings(self) -> None:
+        region = {number: {self._regions[op] for op in kernel.ops} for number, kernel in self.kernels.items()}
         shared: dict[tuple[int, int], int] = {}
         for readers in self._readers.values():
             alive = sorted(set(readers))

@@ -21,7 +21,7 @@ from perfmodel.symbols import Dim, Expr, parse
 
 __all__ = ["VERSION", "content_hash", "from_dict", "load_graph", "save_graph", "to_dict", "write_text"]
 
-VERSION = 2
+VERSION = 3
 
 
 def to_dict(graph: Graph) -> dict[str, Any]:
@@ -30,7 +30,8 @@ def to_dict(graph: Graph) -> dict[str, Any]:
     blocks = [writer.block(block) for block in graph.blocks]
     first = [writer.block(block) for block in graph.first_optimizer]
     storages = [
-        [s.name, _size(s.nbytes), s.role, s.module, s.stack, s.layers, s.dtype, s.trainable] for s in graph.storages
+        [s.name, _size(s.nbytes), s.role, s.module, s.stack, _runs(s.layers), s.dtype, s.trainable]
+        for s in graph.storages
     ]
     return {
         "format": "perfmodel-graph",
@@ -179,6 +180,33 @@ class _Writer:
         return [number, tensor.storage, tensor.layer, tensor.absolute]
 
 
+def _runs(layers: tuple[int, ...] | None) -> list[list[int]] | None:
+    """Layers as runs of even steps: ``[first, count, step]``.
+
+    >>> _runs((0, 3, 5, 7, 8))
+    [[0, 2, 3], [5, 2, 2], [8, 1, 1]]
+    """
+    if layers is None:
+        return None
+    runs: list[list[int]] = []
+    for layer in layers:
+        first, count, step = runs[-1] if runs else (0, 0, 0)
+        if count == 1:
+            runs[-1] = [first, 2, layer - first]
+        elif count > 1 and layer == first + count * step:
+            runs[-1][1] += 1
+        else:
+            runs.append([layer, 1, 1])
+    return runs
+
+
+def _layers(runs: list[list[int]] | None) -> tuple[int, ...] | None:
+    """Inverse of :func:`_runs`."""
+    if runs is None:
+        return None
+    return tuple(first + step * n for first, count, step in runs for n in range(count))
+
+
 def _size(size: Dim) -> int | str:
     return size if isinstance(size, int) else str(size)
 
@@ -250,11 +278,11 @@ def _read(data: Mapping[str, Any]) -> Graph:
             role=role,
             module=module,
             stack=stack,
-            layers=None if layers is None else (layers[0], layers[1]),
+            layers=_layers(runs),
             dtype=dtype,
             trainable=trainable,
         )
-        for name, nbytes, role, module, stack, layers, dtype, trainable in data["storages"]
+        for name, nbytes, role, module, stack, runs, dtype, trainable in data["storages"]
     )
     return Graph(
         name=data["name"],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel.dtypes import compute_name
 from perfmodel.errors import PerfModelError, UnsupportedError
 from perfmodel.families import FAMILIES
+from perfmodel.hardware.kernels import ANY_DTYPE, KernelConstants
 from perfmodel.sourced import Source
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _GROUPS = {
     "batched_matmul": "matmul",
     "attention": "attention",
     "attention_backward": "attention",
+    "recurrent": "matmul",
+    "scan": "attention",
 }
 _VERSION = 1
 _HALF = {"bf16": "float16 or float32", "fp16": "bfloat16 or float32", "fp8": "bfloat16"}
@@ -169,6 +172,8 @@ class Device:
     prices : tuple of Price
     calibration : mapping of str to Calibration
         Keyed by group (:data:`CALIBRATION_GROUPS`) or by op family, which overrides its group.
+    kernels : mapping of str to mapping of str to KernelConstants
+        What measured kernels were fitted to, by family of kernels and type of data.
     sources : mapping of str to Source
         Of every number, keyed by its place in the file, e.g. ``"memory[0].bandwidth"``.
     aliases : tuple of str
@@ -190,6 +195,7 @@ class Device:
     compute: Mapping[str, ComputeUnit]
     memory: tuple[MemoryLevel, ...]
     calibration: Mapping[str, Calibration]
+    kernels: Mapping[str, Mapping[str, KernelConstants]] = field(default_factory=dict)
     links: tuple[Link, ...] = ()
     host_link: Link | None = None
     power: Power | None = None
@@ -261,6 +267,19 @@ class Device:
             f"add calibration: {group}: to its file"
         )
 
+    def kernel(self, family: str, dtype: str) -> KernelConstants | None:
+        """The constants of a family of kernels for a type of data; ``None`` where the device has none.
+
+        Parameters
+        ----------
+        family : str
+            One of :data:`~perfmodel.hardware.kernels.KERNEL_CONSTANTS`.
+        dtype : str
+            One of :data:`~perfmodel.hardware.kernels.KERNEL_DTYPES`; those of ``"any"`` serve a type without its own.
+        """
+        known = self.kernels.get(family, {})
+        return known.get(dtype, known.get(ANY_DTYPE))
+
     def override(self, overrides: Mapping[str, Override]) -> Device:
         """The device with other values, on top of earlier overrides.
 
@@ -322,6 +341,10 @@ class Device:
                 key: {"rate": value.rate, "bandwidth": value.bandwidth, "latency": value.latency}
                 for key, value in self.calibration.items()
             },
+            "kernels": {
+                family: {dtype: entry.to_dict() for dtype, entry in known.items()}
+                for family, known in self.kernels.items()
+            },
             "sources": {path: source.to_dict() for path, source in self.sources.items()},
             "path": self.path,
             "overrides": dict(self.overrides),
@@ -367,6 +390,10 @@ class Device:
             power=None if data["power"] is None else Power(**data["power"]),
             prices=tuple(Price(**price) for price in data["prices"]),
             calibration={key: Calibration(**value) for key, value in data["calibration"].items()},
+            kernels={
+                family: {dtype: KernelConstants.from_dict(entry) for dtype, entry in known.items()}
+                for family, known in data.get("kernels", {}).items()
+            },
             sources={path: Source.from_dict(source) for path, source in data["sources"].items()},
             path=data["path"],
             overrides=dict(data.get("overrides", {})),

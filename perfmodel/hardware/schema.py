@@ -20,6 +20,7 @@ from perfmodel.hardware.device import (
 )
 from perfmodel.hardware.fields import LinkFile, Name, PowerFile, PriceFile, Text
 from perfmodel.hardware.inherit import resolve
+from perfmodel.hardware.kernels_schema import KernelFile, check_kernels
 from perfmodel.hardware.override import Override, overridden
 from perfmodel.hardware.plausibility import check_plausible
 from perfmodel.sourced import (
@@ -141,6 +142,7 @@ class DeviceFile(SourcedFile):
     power: PowerFile | None = None
     price: list[PriceFile] = Field(default_factory=list, max_length=256)
     calibration: dict[str, CalibrationFile]
+    kernels: dict[str, dict[str, KernelFile]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_complete(self) -> DeviceFile:
@@ -152,6 +154,7 @@ class DeviceFile(SourcedFile):
         for group in CALIBRATION_GROUPS:
             if group not in self.calibration:
                 raise problem(f"group {group!r} is missing; add rate, bandwidth and latency", "calibration")
+        check_kernels(self.kernels)
         levels = [level.name for level in self.memory]
         for index, name in enumerate(levels):
             if name in levels[:index]:
@@ -197,6 +200,10 @@ def device_of(file: DeviceFile, path: str | Path, overrides: Mapping[str, Overri
         calibration={
             key: Calibration(rate=entry.rate.value, bandwidth=entry.bandwidth.value, latency=entry.latency.value)
             for key, entry in file.calibration.items()
+        },
+        kernels={
+            family: {dtype: entry.kernel() for dtype, entry in by_dtype.items()}
+            for family, by_dtype in file.kernels.items()
         },
         sources=file.sources(),
         path=str(path),

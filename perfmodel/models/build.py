@@ -93,7 +93,10 @@ def build(
     with _default_dtype(DTYPES[wanted]), torch.device(device) if device else contextlib.nullcontext():
         if implementation == "huggingface":
             if family.config is None:
-                raise UnsupportedError(f"transformers has no {dims.family}; build it with implementation='reference'")
+                raise UnsupportedError(
+                    f"a model of family {dims.family} is captured from the reference modules only; "
+                    "leave implementation out, or give 'reference'"
+                )
             config = family.load(family.config).huggingface_config(dims)
             module = huggingface.build(config, family.task, gradient_checkpointing=gradient_checkpointing)
             return module, dict(huggingface.layer_stacks(config))

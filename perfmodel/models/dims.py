@@ -1,4 +1,4 @@
-"""The dimensions that say what a transformer is, without PyTorch.
+"""The dimensions that say what a decoder or an encoder is, without PyTorch.
 
 Names are those of Hugging Face's configs where a config has one.
 """
@@ -7,64 +7,52 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from perfmodel.errors import UnknownNameError, UnsupportedError
+from perfmodel.models import counts
+from perfmodel.models.checks import check_choice, check_flags, check_number, check_probability, check_size
+from perfmodel.models.combinations import check_combination
+from perfmodel.models.dims_moe import MlaDims, MoeDims
+from perfmodel.models.dims_rope import AnyRopeScaling, RopeScaling, rope_scaling_from_dict
 from perfmodel.models.stacks import LayerStack
 
 __all__ = ["HIDDEN_ACTS", "RopeScaling", "TransformerDims"]
 
 #: Activations that the reference modules know, by their Hugging Face names.
-HIDDEN_ACTS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
+HIDDEN_ACTS = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 _CHOICES = {
     "family": ("decoder", "encoder"),
     "hidden_act": HIDDEN_ACTS,
-    "norm": ("layernorm", "rmsnorm"),
+    "norm": ("layernorm", "rmsnorm", "rmsnorm_float32", "rmsnorm_unit_offset"),
+    "norm_placement": ("input", "output", "both"),
+    "block": ("sequential", "parallel", "parallel_shared_norm"),
     "position_embedding": ("learned", "rope"),
-    "projection": ("linear", "conv1d"),
+    "projection": ("linear", "conv1d", "fused", "fused_by_head"),
 }
 _POSITIVE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "intermediate_size", "max_position_embeddings",
 )  # fmt: skip
-_FLAGS = ("gated_mlp", "attention_bias", "mlp_bias", "tie_word_embeddings")
+_FLAGS = (
+    "gated_mlp", "attention_bias", "mlp_bias", "tie_word_embeddings", "qkv_bias", "lm_head_bias", "scale_embeddings",
+    "attention_sinks", "rope_in_float32",
+)  # fmt: skip
 _PROBABILITIES = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+_NUMBERS = (
+    "norm_eps", "rope_theta", "rope_local_base_freq", "partial_rotary_factor", "attn_logit_softcapping",
+    "final_logit_softcapping",
+)  # fmt: skip
+#: Dimensions that are records, and what makes them of plain values.
+_RECORDS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "rope_scaling": rope_scaling_from_dict,
+    "moe": MoeDims.from_dict,
+    "mla": MlaDims.from_dict,
+}
 _VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RopeScaling:
-    """How Llama 3.1 stretches rotary frequencies to long sequences (Hugging Face: ``rope_type="llama3"``).
-
-    Attributes
-    ----------
-    factor : float
-        By which low frequencies are divided.
-    low_freq_factor, high_freq_factor : float
-        Wavelengths above ``original_max_position_embeddings / low_freq_factor`` are
-        stretched, those below ``… / high_freq_factor`` are kept, and those
-        between are blended.
-    original_max_position_embeddings : int
-        Sequence length of the first training.
-    """
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_number(f"rope_scaling.{field.name}", getattr(self, field.name))
-        _check_size("rope_scaling.original_max_position_embeddings", self.original_max_position_embeddings)
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise UnsupportedError(
-                f"rope_scaling.high_freq_factor={self.high_freq_factor} must be above "
-                f"low_freq_factor={self.low_freq_factor}; swap them"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,34 +62,75 @@ class TransformerDims:
     Attributes
     ----------
     family : {"decoder", "encoder"}
-        ``decoder``: pre-norm layers, causal attention, next-token loss (GPT-2, Llama).
+        ``decoder``: causal attention, next-token loss (GPT-2, Llama, Mixtral, DeepSeek-V3).
         ``encoder``: post-norm layers, attention in both directions, masked-token loss (BERT).
     vocab_size, hidden_size, num_hidden_layers, num_attention_heads : int
     num_key_value_heads : int
         Fewer than ``num_attention_heads`` is grouped-query attention.
     head_dim : int
-        Width of one head; ``num_attention_heads * head_dim`` need not be ``hidden_size``.
+        Width of one query head; ``num_attention_heads * head_dim`` need not be ``hidden_size``.
     intermediate_size : int
-        Inner width of the feed-forward block.
+        Inner width of the feed-forward block, where it isn't routed.
     max_position_embeddings : int
         Longest sequence: a hard limit with learned positions, the trained length with rotary ones.
     hidden_act : str
         One of :data:`HIDDEN_ACTS`.
     gated_mlp : bool
         ``down(act(gate(x)) * up(x))`` instead of ``down(act(up(x)))``.
-    norm : {"layernorm", "rmsnorm"}
+    norm : {"layernorm", "rmsnorm", "rmsnorm_float32", "rmsnorm_unit_offset"}
+        ``rmsnorm`` multiplies by its weight in the model's type (Llama),
+        ``rmsnorm_float32`` before rounding to it (OLMo-2, gpt-oss), and
+        ``rmsnorm_unit_offset`` so too, by one plus the weight (Gemma).
     norm_eps : float
+    norm_placement : {"input", "output", "both"}
+        Norms before attention and feed-forward, on what they add to the residual (OLMo-2), or both (Gemma 2 and 3).
+        Of decoders; an encoder norms the sum.
+    block : {"sequential", "parallel", "parallel_shared_norm"}
+        Whether feed-forward follows attention or both take the layer's input, with
+        a norm each (GPT-NeoX) or one for both (Phi-2).
     attention_bias, mlp_bias : bool
         Whether the projections of the block have a bias.
+    qkv_bias : bool
+        A bias on query, key and value only (Qwen2).
+    lm_head_bias : bool
+        A bias on a decoder's head (Phi-2).
     tie_word_embeddings : bool
         Whether the head uses the weight of the token embedding.
+    scale_embeddings : bool
+        Token embeddings times the root of ``hidden_size`` (Gemma).
     position_embedding : {"learned", "rope"}
-    projection : {"linear", "conv1d"}
+    position_offset : int
+        Rows of the table before the first learned position (2 in OPT). An encoder with them numbers its
+        tokens without padding, which gets the row before the first (RoBERTa).
+    projection : {"linear", "conv1d", "fused", "fused_by_head"}
         ``conv1d`` is GPT-2's way: weights stored ``[in, out]``, and query, key
-        and value in one product.
+        and value in one product. ``fused``: one product for query, key and value and one for gate
+        and up (Phi-3). ``fused_by_head``: query, key and value of a head side by side (GPT-NeoX).
     rope_theta : float
         Base of the rotary wavelengths.
-    rope_scaling : RopeScaling, optional
+    partial_rotary_factor : float
+        Share of a head that is rotated.
+    rope_scaling : RopeScaling, LinearRopeScaling or YarnRopeScaling, optional
+    rope_local_base_freq : float, optional
+        Base of layers with a sliding window, without scaling, where they have their own (Gemma 3).
+    rope_in_float32 : bool
+        Whether queries and keys are rotated in float32 (OLMo-2).
+    sliding_window : int, optional
+        Keys that a query sees, itself included.
+    full_attention_interval : int, optional
+        Every how manieth layer sees all keys in spite of the window (2 in Gemma 2 and gpt-oss, 6 in Gemma 3).
+    qk_norm : {"head", "projection"}, optional
+        Norms of queries and keys: of each head (Qwen3, Gemma 3) or over all heads (OLMo-2).
+    query_pre_attn_scalar : int, optional
+        Attention scores are divided by its root; ``head_dim`` if left out.
+    attn_logit_softcapping, final_logit_softcapping : float, optional
+        ``c * tanh(x / c)`` on attention scores and logits. Capped scores are materialised.
+    attention_sinks : bool
+        A trained logit a head that takes part in the softmax (gpt-oss). Scores are materialised.
+    moe : MoeDims, optional
+        Routed experts in place of the feed-forward block.
+    mla : MlaDims, optional
+        Latent attention.
     type_vocab_size : int
         Rows of the token-type (segment) embedding; 0 for none.
     pad_token_id : int, optional
@@ -136,145 +165,74 @@ class TransformerDims:
     tie_word_embeddings: bool = False
     projection: str = "linear"
     rope_theta: float = 10000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: AnyRopeScaling | None = None
     type_vocab_size: int = 0
     pad_token_id: int | None = None
     embd_pdrop: float = 0.0
     attn_pdrop: float = 0.0
     resid_pdrop: float = 0.0
+    norm_placement: str = "input"
+    block: str = "sequential"
+    qkv_bias: bool = False
+    lm_head_bias: bool = False
+    scale_embeddings: bool = False
+    position_offset: int = 0
+    partial_rotary_factor: float = 1.0
+    rope_local_base_freq: float | None = None
+    rope_in_float32: bool = False
+    sliding_window: int | None = None
+    full_attention_interval: int | None = None
+    qk_norm: str | None = None
+    query_pre_attn_scalar: int | None = None
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    attention_sinks: bool = False
+    moe: MoeDims | None = None
+    mla: MlaDims | None = None
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UnknownNameError(name, str(getattr(self, name)), choices, f"choose from {', '.join(choices)}")
+            check_choice(name, getattr(self, name), choices)
+        if self.qk_norm is not None:
+            check_choice("qk_norm", self.qk_norm, ("head", "projection"))
         for name in _POSITIVE:
-            _check_size(name, getattr(self, name))
-        for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                raise UnsupportedError(f"{name}={getattr(self, name)!r} is neither true nor false; write one of them")
-        for name in ("norm_eps", "rope_theta"):
-            _check_number(name, getattr(self, name))
+            check_size(name, getattr(self, name))
+        for name in ("sliding_window", "full_attention_interval", "query_pre_attn_scalar"):
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
+        for name in ("type_vocab_size", "position_offset"):
+            check_size(name, getattr(self, name), least=0)
+        check_flags(self, _FLAGS)
+        for name in _NUMBERS:
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
         for name in _PROBABILITIES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise UnsupportedError(f"{name}={value!r} is no dropout probability; give 0 or more and less than 1")
-        if (
-            isinstance(self.type_vocab_size, bool)
-            or not isinstance(self.type_vocab_size, int)
-            or self.type_vocab_size < 0
-        ):
-            raise UnsupportedError(
-                f"type_vocab_size={self.type_vocab_size!r} must be an integer of 0 or more; 0 is none"
-            )
-        self._check_combination()
-
-    def _check_combination(self) -> None:
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if heads % groups:
-            raise UnsupportedError(
-                f"num_key_value_heads={groups} doesn't divide num_attention_heads={heads}; "
-                f"give one of {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}"
-            )
-        pad = self.pad_token_id
-        if pad is not None and (isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < self.vocab_size):
-            raise UnsupportedError(
-                f"pad_token_id={pad!r} is no token; give one below vocab_size={self.vocab_size}, or none"
-            )
-        if self.position_embedding == "rope" and self.head_dim % 2:
-            raise UnsupportedError(
-                f"head_dim={self.head_dim} is odd, but rotary positions pair its halves; make it even"
-            )
-        if self.rope_scaling is not None and self.position_embedding != "rope":
-            raise UnsupportedError("rope_scaling is given, but position_embedding isn't 'rope'; remove one of them")
-        if self.family == "encoder" and self.position_embedding != "learned":
-            raise UnsupportedError("an encoder with rotary positions isn't known; set position_embedding='learned'")
-        if self.family == "encoder" and self.projection != "linear":
-            raise UnsupportedError("an encoder with conv1d projections isn't known; set projection='linear'")
-        if self.family == "decoder" and self.type_vocab_size:
-            raise UnsupportedError("a decoder with token types isn't known; set type_vocab_size=0")
-        if self.projection == "conv1d" and (
-            self.gated_mlp or groups != heads or not (self.attention_bias and self.mlp_bias)
-        ):
-            raise UnsupportedError(
-                "conv1d projections are GPT-2's: with biases, no gate and as many key-value heads as heads; "
-                "set projection='linear'"
-            )
-
-    # -- counts -----------------------------------------------------------------
-
-    def parameters(self) -> int:
-        r"""Trainable numbers of the model with its language-modelling head.
-
-        With V vocabulary, H hidden, L layers, A heads, K key-value heads, d
-        head width, F intermediate, P positions and T token types, and with
-        norm = 2H (layernorm) or H (rmsnorm)::
-
-            attention  = H d (2A + 2K)        + d (A + 2K) + H   with bias
-            mlp        = 2 H F, gated 3 H F   + F + H, gated 2F + H   with bias
-            layer      = attention + mlp + 2 norm
-            embeddings = V H + P H (learned) + T H
-            decoder    = embeddings + L layer + norm + V H (0 if tied)
-            encoder    = embeddings + norm + L layer + (H² + H + norm) + V H (0 if tied) + V
-
-        Examples
-        --------
-        >>> from perfmodel.models import catalogue
-        >>> catalogue.get("gpt2").dims.parameters()
-        124439808
-        """
-        hidden, vocab = self.hidden_size, self.vocab_size
-        norm = 2 * hidden if self.norm == "layernorm" else hidden
-        attention, mlp = self._layer_weights()
-        if self.attention_bias:
-            attention += self.head_dim * (self.num_attention_heads + 2 * self.num_key_value_heads) + hidden
-        if self.mlp_bias:
-            mlp += self.intermediate_size * (2 if self.gated_mlp else 1) + hidden
-        total = vocab * hidden + self.type_vocab_size * hidden
-        if self.position_embedding == "learned":
-            total += self.max_position_embeddings * hidden
-        total += norm + self.num_hidden_layers * (attention + mlp + 2 * norm)
-        if self.family == "encoder":
-            total += hidden * hidden + hidden + norm + vocab
-        return total if self.tie_word_embeddings else total + vocab * hidden
-
-    def matmul_parameters(self) -> int:
-        """Weights that take part in a matrix product with activations: the N of 6N.
-
-        Those of every layer, the head once (tied or not), and an encoder's
-        transform before its head; no embedding, bias or norm.
-
-        Examples
-        --------
-        >>> from perfmodel.models import catalogue
-        >>> catalogue.get("llama-2-7b").dims.matmul_parameters()
-        6607077376
-        """
-        transform = self.hidden_size**2 if self.family == "encoder" else 0
-        return self.num_hidden_layers * sum(self._layer_weights()) + self.vocab_size * self.hidden_size + transform
-
-    def _layer_weights(self) -> tuple[int, int]:
-        """Weights of one layer's attention and feed-forward products."""
-        heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads
-        products = 3 if self.gated_mlp else 2
-        return self.hidden_size * self.head_dim * heads, products * self.hidden_size * self.intermediate_size
-
-    def closed_form_flops(self, bindings: Mapping[str, int]) -> float:
-        """Model flops of a training step, ``tokens * (6 N + 12 L H Q T)``.
-
-        N: parameters in matrix products, the head once and embeddings not; L layers,
-        H heads, Q head size, T sequence length (Chowdhery et al. 2022, PaLM, appendix
-        B). Forward and backward; causal attention by its full square.
-        """
-        batch, seq = bindings["batch"], bindings["seq"]
-        attention = 12 * self.num_hidden_layers * self.num_attention_heads * self.head_dim * seq
-        return float(batch * seq * (6 * self.matmul_parameters() + attention))
+            check_probability(name, getattr(self, name))
+        check_combination(self)
 
     # -- layers -------------------------------------------------------------------
 
     @property
+    def rotary_dim(self) -> int:
+        """How much of a head is rotated."""
+        width = self.mla.qk_rope_head_dim if self.mla is not None else self.head_dim
+        return int(width * self.partial_rotary_factor)
+
+    def window(self, layer: int) -> int | None:
+        """Keys that a query of the layer of this number, from 0, sees; ``None`` for all."""
+        interval = self.full_attention_interval
+        return None if interval is not None and (layer + 1) % interval == 0 else self.sliding_window
+
+    def routes(self, layer: int) -> bool:
+        """Whether the layer of this number, from 0, has experts."""
+        return self.moe is not None and self.moe.routes(layer)
+
+    @property
     def stacks(self) -> tuple[LayerStack, ...]:
         """The one stack of layers."""
-        return (LayerStack(path="layers", depth=self.num_hidden_layers),)
+        prefix = self.moe.first_k_dense_replace if self.moe is not None else 0
+        period = math.lcm(self.full_attention_interval or 1, self.moe.decoder_sparse_step if self.moe else 1)
+        return (LayerStack(path="layers", depth=self.num_hidden_layers, prefix=prefix, period=period),)
 
     @property
     def max_length(self) -> int | None:
@@ -284,6 +242,65 @@ class TransformerDims:
     def with_depths(self, depths: Mapping[str, int]) -> TransformerDims:
         """The same model with another number of layers."""
         return dataclasses.replace(self, num_hidden_layers=depths["layers"])
+
+    # -- counts -----------------------------------------------------------------
+
+    def parameters(self) -> int:
+        r"""Trainable numbers of the model with its language-modelling head.
+
+        With V vocabulary, H hidden, L layers, A heads, K key-value heads, d
+        head width, F intermediate, P positions and T token types, and with
+        norm(x) = 2x (layernorm) or x (rmsnorm)::
+
+            attention  = H d (2A + 2K)        + d (A + 2K) + H   with bias, without H where on qkv only
+                         + 2 norm(d) or norm(A d) + norm(K d)    with qk_norm
+                         + A                                     with sinks
+            mlp        = 2 H F, gated 3 H F   + F + H, gated 2F + H   with bias
+            layer      = attention + mlp + 2 norm(H)     (4 with norm_placement="both", 1 if shared)
+            embeddings = V H + P H (learned) + T H
+            decoder    = embeddings + L layer + norm(H) + V H (0 if tied) + V (with lm_head_bias)
+            encoder    = embeddings + norm(H) + L layer + (H² + H + norm(H)) + V H (0 if tied) + V
+
+        Layers with E experts of width M and shared ones of width S have instead of mlp::
+
+            experts    = H E + 3 H (E M + S)  + E (1 + 2M + H), and 2S + H for the shared ones, with bias
+
+        and latent attention of ranks q and c, with head parts n and r and value heads v::
+
+            attention  = H q + q + q A (n + r) + H (c + r) + c + c A (n + v) + A v H
+
+        Examples
+        --------
+        >>> from perfmodel.models import catalogue
+        >>> catalogue.get("gpt2").dims.parameters()
+        124439808
+        """
+        return counts.parameters(self)
+
+    def matmul_parameters(self) -> int:
+        """Weights that take part in a token's matrix products: the N of 6N.
+
+        Those of every layer, of routed experts as many as a token goes to, the head
+        once (tied or not), and an encoder's transform before its head; no
+        embedding, bias or norm.
+
+        Examples
+        --------
+        >>> from perfmodel.models import catalogue
+        >>> catalogue.get("llama-2-7b").dims.matmul_parameters()
+        6607077376
+        """
+        return counts.matmul_parameters(self)
+
+    def closed_form_flops(self, bindings: Mapping[str, int]) -> float:
+        """Model flops of a training step, ``tokens * (6 N + 12 L H Q T)``.
+
+        N: parameters in matrix products, the head once and embeddings not; L layers,
+        H heads, Q head size, T sequence length (Chowdhery et al. 2022, PaLM, appendix
+        B). Forward and backward; causal attention by its full square. Where value
+        heads are of another width, Q is the mean of the two.
+        """
+        return counts.closed_form_flops(self, bindings)
 
     # -- other forms --------------------------------------------------------------
 
@@ -296,7 +313,8 @@ class TransformerDims:
         """Dimensions from plain values.
 
         ``num_key_value_heads`` may be left out (as many as heads), and so may
-        ``head_dim`` (``hidden_size`` over heads), as in Hugging Face's configs.
+        ``head_dim`` (``hidden_size`` over heads, or what latent attention says), as in Hugging
+        Face's configs.
 
         Raises
         ------
@@ -313,12 +331,21 @@ class TransformerDims:
         for key in values:
             if key not in fields:
                 raise UnknownNameError("dimension", str(key), fields)
+        for name, make in (
+            ("rope_scaling", rope_scaling_from_dict),
+            ("moe", MoeDims.from_dict),
+            ("mla", MlaDims.from_dict),
+        ):
+            if isinstance(values.get(name), Mapping):
+                values[name] = make(values[name])
         heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")
         if values.get("num_key_value_heads") is None and heads is not None:
             values["num_key_value_heads"] = heads
+        if values.get("head_dim") is None and isinstance(values.get("mla"), MlaDims):
+            values["head_dim"] = values["mla"].qk_head_dim
         if values.get("head_dim") is None and heads is not None and hidden is not None:
-            _check_size("num_attention_heads", heads)
-            _check_size("hidden_size", hidden)
+            check_size("num_attention_heads", heads)
+            check_size("hidden_size", hidden)
             if hidden % heads:
                 raise UnsupportedError(
                     f"num_attention_heads={heads} doesn't divide hidden_size={hidden}; "
@@ -332,27 +359,4 @@ class TransformerDims:
             raise UnsupportedError(
                 f"the dimensions lack {', '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
             )
-        if isinstance(values.get("rope_scaling"), Mapping):
-            values["rope_scaling"] = _rope_scaling(values["rope_scaling"])
         return cls(**values)
-
-
-def _rope_scaling(data: Mapping[str, Any]) -> RopeScaling:
-    names = [field.name for field in dataclasses.fields(RopeScaling)]
-    for key in data:
-        if key not in names:
-            raise UnknownNameError("field of rope_scaling", str(key), names)
-    missing = [name for name in names if name not in data]
-    if missing:
-        raise UnsupportedError(f"rope_scaling lacks {', '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}")
-    return RopeScaling(**data)
-
-
-def _check_size(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UnsupportedError(f"{name}={value!r} must be a positive integer; correct it")
-
-
-def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise UnsupportedError(f"{name}={value!r} must be a positive number; correct it")

@@ -55,21 +55,31 @@ class EncoderEmbeddings(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(dims.vocab_size, dims.hidden_size, padding_idx=dims.pad_token_id)
         self.types = nn.Embedding(dims.type_vocab_size, dims.hidden_size) if dims.type_vocab_size else None
-        self.places = nn.Embedding(dims.max_position_embeddings, dims.hidden_size)
+        rows = dims.max_position_embeddings + dims.position_offset
+        self.offset = dims.position_offset
+        self.places = nn.Embedding(rows, dims.hidden_size, padding_idx=dims.pad_token_id if self.offset else None)
         self.norm = make_norm(dims)
         self.dropout = dropout(dims.embd_pdrop)
-        self.register_buffer("positions", torch.arange(dims.max_position_embeddings).unsqueeze(0), persistent=False)
+        self.register_buffer("positions", torch.arange(rows).unsqueeze(0), persistent=False)
         self.register_buffer("token_types", torch.zeros_like(self.positions), persistent=False)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """``[batch, seq]`` of token ids to ``[batch, seq, hidden]``; every token is of type 0."""
+    def forward(self, input_ids: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """``[batch, seq]`` of token ids and types to ``[batch, seq, hidden]``; without types, all are of type 0."""
         batch, length = input_ids.shape
-        positions = self.positions[:, :length]
+        positions = self._unpadded(input_ids) if self.offset else self.positions[:, :length]
         hidden = self.tokens(input_ids)
         if self.types is not None:
-            hidden = hidden + self.types(self.token_types.gather(1, positions).expand(batch, length))
+            if token_types is None:
+                token_types = self.token_types.expand(positions.shape[0], -1).gather(1, positions).expand(batch, length)
+            hidden = hidden + self.types(token_types)
         hidden = hidden + self.places(positions)
         return self.dropout(self.norm(hidden))  # type: ignore[no-any-return]
+
+    def _unpadded(self, input_ids: Tensor) -> Tensor:
+        """Positions that leave out padding, which gets the row of its own token."""
+        pad = self.offset - 1
+        mask = input_ids.ne(pad).int()
+        return (torch.cumsum(mask, dim=1).type_as(mask) * mask).long() + pad
 
 
 class MaskedLanguageModelHead(nn.Module):
@@ -133,17 +143,29 @@ class Encoder(nn.Module):
         ShapeError
             If the sequence is longer than the learned positions.
         """
-        check_length(self.dims, input_ids.shape[1])
-        hidden = self.embeddings(input_ids)
-        mask = None if attention_mask is None else attention_mask_4d(attention_mask, causal=False)
-        for layer in self.layers:
-            hidden = layer(hidden, mask)
-        logits = self.head(hidden)
+        logits = self.head(self.encode(input_ids, attention_mask))
         # In the type of the logits: BERT's loss isn't raised to float32.
         loss = functional.cross_entropy(
             logits.view(-1, self.dims.vocab_size), labels.view(-1), ignore_index=IGNORED_LABEL
         )
         return LossAndLogits(loss, logits) if self.return_logits else loss
+
+    def encode(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_types: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states ``[batch, seq, hidden]``, all three inputs being ``[batch, seq]``.
+
+        Raises
+        ------
+        ShapeError
+            If the sequence is longer than the learned positions.
+        """
+        check_length(self.dims, input_ids.shape[1])
+        hidden: Tensor = self.embeddings(input_ids, token_types)
+        mask = None if attention_mask is None else attention_mask_4d(attention_mask, causal=False)
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return hidden
 
 
 def build(dims: TransformerDims, *, gradient_checkpointing: bool = False, return_logits: bool = False) -> Encoder:

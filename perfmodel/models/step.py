@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import MissingDependencyError, ShapeError, UnknownNameError, UnsupportedError
 from perfmodel.graph import cache as store
 from perfmodel.graph import huggingface
-from perfmodel.graph.fold import PROBE_DEPTH, fold, with_depth
+from perfmodel.graph.depth import probe_depth, with_depth
+from perfmodel.graph.fold import fold
 from perfmodel.graph.ir import Graph
 from perfmodel.models import catalogue
+from perfmodel.models.adapters import Adapter, PrefixTuning, apply
 from perfmodel.models.families import family_of
+from perfmodel.models.from_config import find
 from perfmodel.models.inputs import SYMBOLS, batch_inputs
+from perfmodel.models.lengths import Packed
 from perfmodel.models.stacks import ModelDims
 
 if TYPE_CHECKING:
@@ -45,7 +49,11 @@ def capture(
     dtype: str | None = None,
     implementation: str = "auto",
     layers: int | Mapping[str, int] | None = None,
+    adapter: Adapter | None = None,
+    packing: Packed | None = None,
     gradient_checkpointing: bool = False,
+    accumulate: int = 1,
+    autocast: str | None = None,
     dispatch: str = "neutral",
     folded: bool = True,
     cache: bool = True,
@@ -58,11 +66,13 @@ def capture(
     Parameters
     ----------
     model : str or torch.nn.Module
-        A name of the catalogue, or any module that returns a loss.
+        A name of the catalogue, the path of a Hugging Face ``config.json`` or of its
+        folder, or any module that returns a loss.
     args, kwargs
         For a module: the inputs of its call.
     optimizer : str, callable or None
-        ``"adamw"``, ``"adam"``, ``"sgd"``, ``"sgd-momentum"``; a factory that
+        ``"adamw"``, ``"adam"``, ``"sgd"``, ``"sgd-momentum"``, ``"adafactor"``, ``"muon"``,
+        ``"lamb"``, … (:data:`perfmodel.graph.capture.optimizers.OPTIMIZERS`); a factory that
         takes the parameters; or ``None`` for a step without one.
     batch, seq_len, target_seq_len : int
         For a name: sequences (images, samples) a step, tokens of each, and tokens
@@ -80,8 +90,17 @@ def capture(
     layers : int or mapping of str to int, optional
         For a name: a number of layers other than the model's own, of every
         stack or by the stack's path in the reference module (``{"decoder.layers": 2}``).
+    adapter : Adapter, optional
+        For a name: fine-tune by a few new parameters (:class:`~perfmodel.LoRA` and its like), the model's own frozen.
+    packing : Packed, optional
+        For a name: each row holds several documents, and attention stays within each
+        (:meth:`perfmodel.Lengths.packed`, of the same ``seq_len``).
     gradient_checkpointing : bool
         For a name: recompute each layer in backward. A module of yours does what it does.
+    accumulate : int
+        Micro-steps, forward and backward of such a batch each, that one optimizer step follows.
+    autocast : {"bfloat16", "float16"}, optional
+        Forward and loss run as in ``torch.autocast`` with this type.
     dispatch : {"neutral", "cpu"}
         ``neutral`` records attention and dropout as one op each, whatever this
         machine would run for them: right for accelerators. ``cpu`` records what
@@ -112,7 +131,7 @@ def capture(
     if not isinstance(model, str):
         given = {
             "batch": batch, "seq_len": seq_len, "target_seq_len": target_seq_len, "dtype": dtype, "layers": layers,
-            "gradient_checkpointing": gradient_checkpointing or None,
+            "gradient_checkpointing": gradient_checkpointing or None, "adapter": adapter, "packing": packing,
             "implementation": None if implementation == "auto" else implementation,
         }  # fmt: skip
         extra = [key for key, value in given.items() if value is not None]
@@ -131,6 +150,8 @@ def capture(
                 optimizer=optimizer,
                 dynamic_shapes=dynamic_shapes,
                 dispatch=dispatch,
+                accumulate=accumulate,
+                autocast=autocast,
                 progress=progress,
             )
         return fold(graph)
@@ -138,8 +159,10 @@ def capture(
         raise UnsupportedError(
             "args, kwargs and dynamic_shapes are for modules; a model by name takes batch and seq_len"
         )
-    entry = catalogue.get(model)
+    entry = find(model)
     sizes = _sizes(entry, {"batch": batch, "seq": seq_len, "target_seq": target_seq_len})
+    if packing is not None and packing.seq_len != sizes.get("seq"):
+        raise ShapeError(f"rows were packed to {packing.seq_len} tokens, not {sizes.get('seq')}; pack them to seq_len")
     where = _implementation(implementation, entry)
     dims = entry.dims.with_depths(_depths(entry, layers))
     question = {
@@ -153,6 +176,10 @@ def capture(
             name: _version(name) for name in ("torch", *(("transformers",) if where == "huggingface" else ()))
         },
         "gradient_checkpointing": gradient_checkpointing,
+        "adapter": adapter.to_dict() if adapter else None,
+        "packing": asdict(packing) if packing else None,
+        "accumulate": accumulate,
+        "autocast": autocast,
         "dispatch": dispatch,
         "folded": folded,
         # A size of one takes other branches (broadcasting, contiguity): it's another graph.
@@ -161,7 +188,7 @@ def capture(
     keyed = cache and (optimizer is None or isinstance(optimizer, str))
     key, special = (store.key_of(question), store.key_of({**question, "sizes": sizes})) if keyed else (None, None)
     kept = _kept(key, sizes) or _kept(special, sizes)
-    graph = kept or _capture_named(entry, dims, sizes, question, optimizer, progress)
+    graph = kept or _capture_named(entry, dims, sizes, question, optimizer, adapter, packing, progress)
     if kept is None and key and special:
         # Sizes that take other branches than the graph that is kept get an entry of their own.
         store.keep(special if store.fetch(key) else key, graph)
@@ -198,6 +225,8 @@ def _capture_named(
     sizes: dict[str, int],
     question: dict[str, Any],
     optimizer: Any,
+    adapter: Adapter | None,
+    packing: Packed | None,
     progress: Progress | None,
 ) -> Graph:
     try:
@@ -207,7 +236,14 @@ def _capture_named(
     from perfmodel.models.build import build
 
     depths = {stack.path: stack.depth for stack in dims.stacks}
-    captured = {path: min(depth, PROBE_DEPTH) for path, depth in depths.items()} if question["folded"] else depths
+    few = {s.path: probe_depth(s.depth, prefix=s.prefix, period=s.period) for s in dims.stacks}
+    if question["gradient_checkpointing"]:
+        # What first layers of a kind of their own hand to all others dies with the layer after them.
+        mixed = [s for s in dims.stacks if s.prefix and s.period == 1]
+        few.update({s.path: probe_depth(s.depth, prefix=s.prefix + 1) for s in mixed})
+    # What a prefix adds is one table for all layers, which a few of them don't show.
+    derived = question["folded"] and not isinstance(adapter, PrefixTuning)
+    captured = few if derived else depths
     module, stacks = build(
         entry,
         implementation=question["implementation"],
@@ -215,29 +251,45 @@ def _capture_named(
         gradient_checkpointing=question["gradient_checkpointing"],
         dtype=question["dtype"],
     )
+    if adapter is not None:
+        module = apply(module, adapter)
     meta = {
         key: question[key]
-        for key in ("model", "dims", "task", "dtype", "implementation", "versions", "gradient_checkpointing")
+        for key in (
+            *("model", "dims", "task", "dtype", "implementation", "versions", "gradient_checkpointing"),
+            *("adapter", "packing"),
+        )
+        if question[key] is not None
     }
-    with huggingface.traceable() if question["implementation"] == "huggingface" else contextlib.nullcontext():
+    with contextlib.ExitStack() as conditions:
+        if question["implementation"] == "huggingface":
+            conditions.enter_context(huggingface.traceable())
+        if packing is not None:
+            from perfmodel.graph.capture.attention import attention_hint
+
+            causal = family_of(dims).task == "causal-lm"
+            conditions.enter_context(attention_hint(visible=packing.visible if causal else packing.visible_both_ways))
         graph = fold(
             capture_module(
                 module,
                 optimizer=optimizer,
                 name=entry.name,
                 meta=meta,
-                inputs=batch_inputs(dims),
+                inputs=batch_inputs(dims, question["dtype"]),
                 hints=sizes,
                 dispatch=question["dispatch"],
+                accumulate=question["accumulate"],
+                autocast=question["autocast"],
                 progress=progress,
             )
         )
+    if packing is not None:
+        # The share of visible pairs is that of rows of this length.
+        graph = replace(graph, guards=(*graph.guards, f"seq == {packing.seq_len}"))
     if dims.max_length is not None:
         # Fake tensors don't look a position up, so that only this says how many there are.
         graph = replace(graph, guards=tuple(dict.fromkeys((*graph.guards, f"seq <= {dims.max_length}"))))
-    for path, depth in depths.items():
-        graph = with_depth(graph, stacks[path], depth)
-    return graph
+    return with_depth(graph, {stacks[path]: depth for path, depth in depths.items() if depth != captured[path]})
 
 
 def _depths(entry: catalogue.ModelEntry, layers: int | Mapping[str, int] | None) -> dict[str, int]:
@@ -289,7 +341,9 @@ def _implementation(wanted: str, entry: catalogue.ModelEntry) -> str:
     if wanted == "auto":
         return "huggingface" if exists and huggingface.available() else "reference"
     if wanted == "huggingface" and not exists:
-        raise UnsupportedError(f"transformers has no {entry.name}; leave implementation out, or give 'reference'")
+        raise UnsupportedError(
+            f"{entry.name} is captured from the reference modules only; leave implementation out, or give 'reference'"
+        )
     if wanted == "huggingface" and not huggingface.available():
         raise MissingDependencyError("transformers", "implementation='huggingface'", "hf")
     return wanted

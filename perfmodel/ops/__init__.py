@@ -22,12 +22,17 @@ from perfmodel.ops import (  # noqa: F401  (importing a family registers its rul
     norm,
     optimizer,
     pooling,
+    quantized,
     random,
+    recurrent,
     reduction,
+    sampling,
+    scan,
     softmax,
+    sorting,
     view,
 )
-from perfmodel.ops.cost import FAMILIES, AttentionShape, MatmulShape, OpCost
+from perfmodel.ops.cost import FAMILIES, AttentionShape, MatmulShape, OpCost, RecurrentShape
 from perfmodel.ops.registry import CostRule, cost, has_rule, known_ops, register
 from perfmodel.ops.tensor import OpCall, Tensor
 
@@ -39,6 +44,7 @@ __all__ = [
     "MatmulShape",
     "OpCall",
     "OpCost",
+    "RecurrentShape",
     "Tensor",
     "cost",
     "has_rule",
@@ -57,6 +63,6 @@ FLOP_COUNTER_OPS = frozenset(
         "aten._scaled_dot_product_flash_attention_backward", "aten._scaled_dot_product_cudnn_attention_backward",
         "aten._flash_attention_forward", "aten._efficient_attention_forward",
         "aten._flash_attention_backward", "aten._efficient_attention_backward",
-        "perfmodel.attention", "perfmodel.attention_backward",
+        "perfmodel.attention", "perfmodel.attention_backward", "perfmodel.attention_bias_backward",
     )
 )  # fmt: skip

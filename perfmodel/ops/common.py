@@ -7,13 +7,14 @@ from typing import Any
 
 from perfmodel.dtypes import is_floating, item_size
 from perfmodel.ops.tensor import OpCall, Tensor
-from perfmodel.symbols import Dim, Expr, product
+from perfmodel.symbols import Dim, Expr, maximum, minimum, product
 
 __all__ = [
     "arithmetic_dtype",
     "half",
     "is_complex",
     "is_in_place",
+    "levels",
     "members",
     "nbytes",
     "numel",
@@ -144,3 +145,19 @@ def half(amount: Dim) -> Dim:
     3
     """
     return amount / 2 if isinstance(amount, Expr) else amount // 2
+
+
+#: The largest size whose logarithm is taken is two to this power.
+_LARGEST_LEVEL = 40
+
+
+def levels(size: Dim) -> Dim:
+    """``log2(size)``, rounded up: levels of a tree over so many leaves, for numbers, symbols and arrays.
+
+    >>> levels(1), levels(8), levels(9)
+    (0, 3, 4)
+    """
+    total: Dim = 0
+    for level in range(_LARGEST_LEVEL):
+        total = total + minimum(1, maximum(0, size - 2**level))
+    return total

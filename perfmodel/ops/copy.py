@@ -44,7 +44,7 @@ def _functional_copy(call: OpCall) -> OpCost:
 @register(
     "aten.zeros", "aten.ones", "aten.full", "aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.new_zeros",
     "aten.new_ones", "aten.new_full", "aten.zero_", "aten.fill_", "aten.fill", "aten.arange", "aten.linspace",
-    "aten.logspace", "aten.eye", "aten.scalar_tensor",
+    "aten.logspace", "aten.eye", "aten.scalar_tensor", "aten.tril_indices", "aten.triu_indices", "aten.hann_window",
 )  # fmt: skip
 def _fill(call: OpCall) -> OpCost:
     """Writes only; what a tensor is filled like isn't read, a value that is a tensor is."""

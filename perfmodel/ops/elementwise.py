@@ -65,6 +65,7 @@ _OUT_OF_PLACE_ONLY: dict[str, int] = {
         1,
     ),
     "polar": 4,  # r cos(t), r sin(t)
+    "linalg_cross": 3,  # two products and their difference
     "logaddexp": 6,  # max + log1p(exp(-|a - b|))
     "logaddexp2": 6,
     "special_xlog1py": 2,

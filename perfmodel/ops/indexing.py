@@ -114,6 +114,45 @@ def _embedding_bag_backward(call: OpCall) -> OpCost:
     )
 
 
+@register("aten._embedding_bag_sparse_backward")
+def _embedding_bag_sparse_backward(call: OpCall) -> OpCost:
+    """The gradient of its bag for each index, as values of a sparse gradient: no table is touched."""
+    grad, indices = call.inputs["grad"], call.inputs["indices"]
+    rows, cols = indices.numel, grad.shape[1]
+    return _gather(
+        grad.dtype,
+        rows=rows,
+        cols=cols,
+        index_bytes=indices.nbytes + call.inputs["offset2bag"].nbytes,
+        written=rows * cols * item_size(grad.dtype),
+        flops=rows * cols,
+    )
+
+
+@register("aten._embedding_bag_per_sample_weights_backward")
+def _embedding_bag_weights_backward(call: OpCall) -> OpCost:
+    """For each index the product of its row and the gradient of its bag, which are both read."""
+    weight, indices, grad = call.inputs["weight"], call.inputs["indices"], call.inputs["grad"]
+    rows, cols = indices.numel, weight.shape[1]
+    return _gather(
+        weight.dtype,
+        rows=rows,
+        cols=cols,
+        index_bytes=grad.nbytes + indices.nbytes + call.inputs["offset2bag"].nbytes,
+        written=nbytes(call.outputs),
+        flops=2 * rows * cols,
+    )
+
+
+@register("aten.embedding_renorm_")
+def _embedding_renorm(call: OpCall) -> OpCost:
+    """The rows that the indices name, scaled down to a largest norm: square, sum, product."""
+    table, indices = call.inputs["self"], call.inputs["indices"]
+    rows, cols = indices.numel, table.shape[1]
+    operands = indices.nbytes
+    return _scatter(call, table, rows=rows, cols=cols, operands=operands, accumulates=True, steps=3)
+
+
 @register("aten.index_select")
 def _index_select(call: OpCall) -> OpCost:
     """Slices of one dimension."""
@@ -214,9 +253,9 @@ def _index_rows(call: OpCall, source: str, accumulates: bool) -> OpCost:
     return _scatter(call, table, rows=index.numel, cols=rest, operands=operands, accumulates=accumulates)
 
 
-@register("aten.index_add", "aten.index_add_")
+@register("aten.index_add", "aten.index_add_", "aten.index_reduce", "aten.index_reduce_")
 def _index_add(call: OpCall) -> OpCost:
-    """Slices added to one dimension's positions."""
+    """Slices added to, or otherwise combined with, one dimension's positions."""
     return _index_rows(call, "source", True)
 
 
@@ -238,3 +277,28 @@ def _masked_scatter(call: OpCall) -> OpCost:
     table = call.inputs["self"]
     operands = call.inputs["mask"].nbytes + call.inputs["source"].nbytes
     return _scatter(call, table, rows=table.numel, cols=1, operands=operands, accumulates=False)
+
+
+@register("aten.put", "aten.put_")
+def _put(call: OpCall) -> OpCost:
+    """One element for each index of the flattened tensor."""
+    table, index = call.inputs["self"], call.inputs["index"]
+    operands = index.nbytes + call.inputs["source"].nbytes
+    accumulates = bool(call.attrs.get("accumulate", False))
+    return _scatter(call, table, rows=index.numel, cols=1, operands=operands, accumulates=accumulates)
+
+
+@register("aten._unsafe_masked_index")
+def _masked_index(call: OpCall) -> OpCost:
+    """``self[indices]``, a constant where the mask is false: the upper bound is counted."""
+    x, y = call.inputs["self"], call.outputs[0]
+    others = nbytes(members(call, "indices")) + call.inputs["mask"].nbytes
+    return _gather(x.dtype, rows=y.numel, cols=1, index_bytes=others, written=y.nbytes)
+
+
+@register("aten._unsafe_masked_index_put_accumulate")
+def _masked_index_put(call: OpCall) -> OpCost:
+    """``self[indices] += values`` where the mask is true: the upper bound is counted."""
+    values = call.inputs["values"]
+    operands = nbytes(members(call, "indices")) + call.inputs["mask"].nbytes + values.nbytes
+    return _scatter(call, call.inputs["self"], rows=values.numel, cols=1, operands=operands, accumulates=True)

@@ -45,7 +45,7 @@ def _product(call: OpCall, x: Tensor, w: Tensor, *, added: bool = False) -> OpCo
     )
 
 
-@register("aten.mm", "aten.bmm", "aten._scaled_mm")
+@register("aten.mm", "aten.bmm", "aten._scaled_mm", "aten._scaled_mm_v2", "aten._int_mm")
 def _mm(call: OpCall) -> OpCost:
     """``[b,] m, k`` times ``[b,] k, n``; scales of ``_scaled_mm`` are applied by the same kernel."""
     return _product(call, call.inputs["self"], call.inputs["mat2"], added="bias" in call.inputs)
@@ -61,6 +61,59 @@ def _addmm(call: OpCall) -> OpCost:
 def _baddbmm(call: OpCall) -> OpCost:
     """``self + batch1 @ batch2``."""
     return _product(call, call.inputs["batch1"], call.inputs["batch2"], added=True)
+
+
+@register("aten.addbmm", "aten.addbmm_")
+def _addbmm(call: OpCall) -> OpCost:
+    """``self`` and the sum of all products: one product whose reduction runs over the batch too."""
+    x, w = call.inputs["batch1"], call.inputs["batch2"]
+    b, m, k = x.shape
+    n = w.shape[-1]
+    return OpCost(
+        family="matmul",
+        dtype=x.dtype,
+        matrix_flops=2 * b * m * n * k,
+        vector_flops=m * n,
+        read=nbytes(call.inputs.values()),
+        written=nbytes(results(call)),
+        shape=MatmulShape(b=1, m=m, n=n, k=b * k),
+    )
+
+
+@register("aten._grouped_mm", "aten._scaled_grouped_mm")
+def _grouped_mm(call: OpCall) -> OpCost:
+    """Products of many groups in one kernel, those of routed experts.
+
+    Each row of ``[rows, k]`` belongs to one of the ``[groups, k, n]`` weights, so all
+    of them make ``2 rows k n`` flops, however many rows a group has, and every
+    weight is read. Backward for the rows is of the same form. Backward for the
+    weights is ``[k, rows] [rows, n]``, whose rows belong to a group each:
+    ``[groups, k, n]`` results, as many flops. ``attrs["skew"]`` is the largest group's
+    share in units of the balanced one, where somebody states it.
+    """
+    x, w, y = call.inputs["self"], call.inputs["mat2"], call.outputs[0]
+    (m, k), n = x.shape[-2:], w.shape[-1]
+    batched = len(x.shape) == 3 and len(w.shape) == 3
+    stacked = next((t for t in (x, w, y) if len(t.shape) == 3), None)
+    groups: Dim = 1 if stacked is None else stacked.shape[0]
+    return OpCost(
+        family="batched_matmul",
+        dtype=x.dtype,
+        matrix_flops=2 * m * n * k * (groups if batched else 1),
+        vector_flops=y.numel if "bias" in call.inputs else 0,
+        read=nbytes(call.inputs.values()),
+        written=nbytes(call.outputs),
+        shape=MatmulShape(
+            b=groups if batched else 1,
+            m=m,
+            n=n,
+            k=k,
+            x_transposed=_runs_along_rows(x),
+            w_transposed=_runs_along_rows(w),
+            groups=1 if batched else groups,
+            skew=call.attrs.get("skew", 1.0),
+        ),
+    )
 
 
 @register("aten.linear")

@@ -152,3 +152,76 @@ def _batch_norm_backward_update(call: OpCall) -> OpCost:
 def _batch_norm_backward_training(call: OpCall) -> OpCost:
     """A library's backward, of training only."""
     return _batch_norm_derivative(call, True)
+
+
+# -- weight norm ------------------------------------------------------------------------
+
+
+@register("aten._weight_norm_interface")
+def _weight_norm(call: OpCall) -> OpCost:
+    """``g v / |v|`` with a norm for each slice of the first (or last) dimension: square, sum; division, product."""
+    v, g = call.inputs["v"], call.inputs["g"]
+    return _norm(call, g.numel, v.numel // g.numel, 4, 1)
+
+
+@register("aten._weight_norm_interface_backward")
+def _weight_norm_backward(call: OpCall) -> OpCost:
+    """``dg = sum(dw v) / |v|`` and ``dv = g / |v| (dw - v dg / |v|)``: product, sum; product, difference, product."""
+    v, g = call.inputs["saved_v"], call.inputs["saved_g"]
+    return _norm(call, g.numel, v.numel // g.numel, 5, 1)
+
+
+@register("aten.renorm", "aten.renorm_")
+def _renorm(call: OpCall) -> OpCost:
+    """Slices scaled down to a largest norm: square, sum, product; norms and scaling are kernels of their own."""
+    x = call.inputs["self"]
+    slices = x.shape[call.attrs["dim"]]
+    return OpCost(
+        family="norm",
+        dtype=x.dtype,
+        vector_flops=3 * x.numel,
+        read=2 * x.nbytes,
+        written=nbytes(results(call)),
+        rows=slices,
+        cols=x.numel // slices,
+        kernels=2,
+    )
+
+
+# -- batch norm over several devices: its parts ------------------------------------------
+
+
+@register("aten.batch_norm_stats")
+def _batch_norm_stats(call: OpCall) -> OpCost:
+    """Mean 1 and variance 3 of each channel."""
+    x = call.inputs["input"]
+    return _norm(call, x.shape[1], x.numel // x.shape[1], 4, 1)
+
+
+@register("aten.batch_norm_gather_stats_with_counts")
+def _batch_norm_gather(call: OpCall) -> OpCost:
+    """The moments of all devices, combined by Welford's formula: 6 for each device and channel."""
+    means = call.inputs["mean"]
+    updated = tuple(call.inputs[name] for name in ("running_mean", "running_var") if name in call.inputs)
+    return _norm(call, means.shape[1], means.shape[0], 6, 1, updated)
+
+
+@register("aten.batch_norm_elemt")
+def _batch_norm_elements(call: OpCall) -> OpCost:
+    """``(x - mean) / std``, scale and shift."""
+    x = call.inputs["input"]
+    return _norm(call, x.shape[1], x.numel // x.shape[1], 2 + _given(call, "weight", "bias"), 1)
+
+
+@register("aten.batch_norm_backward_reduce")
+def _batch_norm_backward_sums(call: OpCall) -> OpCost:
+    """Sums of dy and dy xhat of each channel: 5."""
+    x = call.inputs["input"]
+    return _norm(call, x.shape[1], x.numel // x.shape[1], 5, 1)
+
+
+@register("aten.batch_norm_backward_elemt")
+def _batch_norm_backward_elements(call: OpCall) -> OpCost:
+    """The input's gradient from those sums: 6."""
+    x = call.inputs["input"]
+    return _norm(call, x.shape[1], x.numel // x.shape[1], 6, 1)

@@ -76,6 +76,7 @@ def _max_pool_backward(call: OpCall) -> OpCost:
 
 
 @register(
+    "aten._upsample_bilinear2d_aa_backward", "aten._upsample_bicubic2d_aa_backward",
     "aten.upsample_linear1d_backward", "aten.upsample_bilinear2d_backward", "aten.upsample_trilinear3d_backward",
     "aten.upsample_bicubic2d_backward", "aten.reflection_pad1d_backward", "aten.reflection_pad2d_backward",
     "aten.reflection_pad3d_backward", "aten.replication_pad1d_backward", "aten.replication_pad2d_backward",
@@ -93,6 +94,11 @@ _TAPS = {
     "aten.upsample_bilinear2d": 8,
     "aten.upsample_trilinear3d": 16,
     "aten.upsample_bicubic2d": 32,
+    # Anti-aliased ones at the scale of one; a smaller image has proportionally more inputs for each output.
+    "aten._upsample_bilinear2d_aa": 8,
+    "aten._upsample_bicubic2d_aa": 32,
+    "aten._upsample_bilinear2d_aa_backward": 8,
+    "aten._upsample_bicubic2d_aa_backward": 32,
     "aten.upsample_linear1d_backward": 4,
     "aten.upsample_bilinear2d_backward": 8,
     "aten.upsample_trilinear3d_backward": 16,
@@ -142,7 +148,8 @@ def _adaptive_avg_pool_backward(call: OpCall) -> OpCost:
 
 
 @register(
-    "aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten.upsample_trilinear3d", "aten.upsample_bicubic2d"
+    "aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten.upsample_trilinear3d", "aten.upsample_bicubic2d",
+    "aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa",
 )  # fmt: skip
 def _interpolate(call: OpCall) -> OpCost:
     """A weighted sum of neighbours for each output."""

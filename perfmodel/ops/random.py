@@ -88,3 +88,34 @@ def _dropout_backward(call: OpCall) -> OpCost:
         read=nbytes(call.inputs.values()),
         written=nbytes(call.outputs),
     )
+
+
+#: Comparison with zero, product with the slope, selection.
+_RRELU_STEPS = 3
+
+
+@register("aten.rrelu_with_noise", "aten.rrelu_with_noise_")
+def _rrelu(call: OpCall) -> OpCost:
+    """Draws a slope for each negative element and keeps it in ``noise``."""
+    x = call.inputs["self"]
+    training = bool(call.attrs.get("training", False))
+    return OpCost(
+        family="random",
+        dtype=x.dtype,
+        vector_flops=x.numel * (_RRELU_STEPS + (_PHILOX_STEPS + _TRANSFORMS["uniform_"]) * training),
+        read=x.nbytes,
+        written=nbytes(results(call)) + call.inputs["noise"].nbytes * training,
+    )
+
+
+@register("aten.rrelu_with_noise_backward")
+def _rrelu_backward(call: OpCall) -> OpCost:
+    """The gradient times the slope."""
+    grad = call.inputs["grad_output"]
+    return OpCost(
+        family="elementwise",
+        dtype=grad.dtype,
+        vector_flops=grad.numel,
+        read=nbytes(call.inputs.values()),
+        written=nbytes(call.outputs),
+    )

@@ -43,6 +43,15 @@ def _uninitialised(call: OpCall) -> OpCost:
     return OpCost(family="view", dtype=_dtype(call), kernels=0)
 
 
+@register(
+    "c10d.all_reduce_", "c10d.all_gather_into_tensor", "c10d.reduce_scatter_tensor", "c10d.all_to_all_single",
+    "c10d.send_recv", "c10d.send", "c10d.recv",
+)  # fmt: skip
+def _communicated(call: OpCall) -> OpCost:
+    """What the fabric moves is timed as a collective, not as an op of the device."""
+    return OpCost(family="view", dtype=_dtype(call), kernels=0)
+
+
 @register("perfmodel.release")
 def _release(call: OpCall) -> OpCost:
     """Memory back to the allocator."""
@@ -53,3 +62,9 @@ def _release(call: OpCall) -> OpCost:
 def _answer(call: OpCall) -> OpCost:
     """The host waits for the device and reads its answer."""
     return OpCost(family="host", dtype=_dtype(call), read=nbytes(call.inputs.values()), kernels=0)
+
+
+@register("aten._assert_async")
+def _assertion(call: OpCall) -> OpCost:
+    """A kernel that looks at one truth value and stops the device if it's false; the host doesn't wait."""
+    return OpCost(family="elementwise", dtype="bool", vector_flops=1, read=nbytes(call.inputs.values()))

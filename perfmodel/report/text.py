@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from perfmodel.graph.ir import Graph, holds
+from perfmodel.graph.paths import layer_path
 from perfmodel.prediction import Prediction, Training
 from perfmodel.report.table import table
 
@@ -80,10 +81,10 @@ def graph_text(graph: Graph, closed_form: float | None = None) -> str:
 
 
 def _layer_lines(graph: Graph) -> list[str]:
-    """How many of the layers of each stack are stored; all of them where work between layers keeps them apart."""
+    """How many of the layers of each stack are stored; all of them where each differs from its neighbours."""
     lines = []
     for stack, depth in graph.stacks.items():
-        stored = sum(b.stack == stack for b in graph.blocks if b.ops[0].phase == "forward")
+        stored = sum(abs(b.step) for b in graph.blocks if b.stack == stack and b.ops[0].phase == "forward")
         if stored:
             lines.append(f"  layers      {stack}: {depth}, stored as {stored}")
     return lines
@@ -107,8 +108,9 @@ def ops_text(graph: Graph) -> str:
     lines: list[str] = []
     for block in graph.blocks:
         if block.stack:
-            last = f" to {block.layers[-1]}" if block.count > 1 else ""
-            lines.append(f"-- {block.stack}.{block.layers[0]}{last}")
+            last = f" to {block.span[-1 if block.step > 0 else 0]}" if block.count > 1 else ""
+            group = f", {abs(block.step)} at a time" if abs(block.step) > 1 else ""
+            lines.append(f"-- {layer_path(block.stack, block.first)}{last}{group}")
         for op in block.ops:
             results = ", ".join(f"{t.dtype}[{', '.join(map(str, t.shape))}]" for t in op.outputs)
             made = "".join(f" +{graph.storages[ref.storage].name}" for ref in op.allocates)

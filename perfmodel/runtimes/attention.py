@@ -3,7 +3,7 @@
 The ops are those of PyTorch's math path (``_scaled_dot_product_attention_math``
 in ``aten/src/ATen/native/transformers/attention.cpp``): scale query and key,
 multiply, add the mask, softmax, dropout, multiply; backward as autograd derives
-it. The causal mask is taken as prepared once, outside the layer.
+it. The mask of causality, a window or packing is taken as prepared once, outside the layer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def unfuse_attention(graph: Graph) -> Graph:
         )
 
     def backward(op: Op) -> tuple[Op, ...]:
-        if op.name != "perfmodel.attention_backward":
+        if op.name not in ("perfmodel.attention_backward", "perfmodel.attention_bias_backward"):
             return (op,)
         return _backward(_Emitter(op, op.inputs["logsumexp"], storages, made), kept)
 
@@ -143,7 +143,7 @@ def _forward(emit: _Emitter, kept: dict[int, dict[str, int]]) -> tuple[Op, ...]:
         emit.look(_flat_shape(square)),
     )
     mask = op.inputs.get("attn_mask")
-    if mask is None and op.attrs.get("is_causal"):
+    if mask is None and any(op.attrs.get(name) for name in ("is_causal", "window", "visible")):
         mask = emit.look((q_len, kv_len), storage=query.storage)
     if mask is not None:
         emit.call("aten.add_", {"self": scores, "other": mask}, scores)
@@ -164,7 +164,7 @@ def _forward(emit: _Emitter, kept: dict[int, dict[str, int]]) -> tuple[Op, ...]:
 def _backward(emit: _Emitter, kept: dict[int, dict[str, int]]) -> tuple[Op, ...]:
     op = emit.fused
     own = kept[emit.logsumexp.storage]
-    grad_query, grad_key, grad_value = op.outputs
+    grad_query, grad_key, grad_value, *grad_mask = op.outputs
     query, key, value, grad = (op.inputs[name] for name in ("query", "key", "value", "grad_out"))
     heads, q_len, kv_len = query.shape[-3], query.shape[-2], key.shape[-2]
     square = (*query.shape[:-3], heads, q_len, kv_len)
@@ -192,14 +192,17 @@ def _backward(emit: _Emitter, kept: dict[int, dict[str, int]]) -> tuple[Op, ...]
         d_weights = emit.call("aten.native_dropout_backward", {"grad_output": dropped, "mask": mask}, emit.look(square))
         emit.free(dropped)
     softmax = {"grad_output": d_weights, "output": emit.look(square, own["weights"])}
-    d_scores = emit.call("aten._softmax_backward_data", softmax, emit.look(square), attrs={"dim": -1})
+    # The gradient of the scores is that of a mask that was added to them.
+    into_scores = grad_mask[0] if grad_mask else emit.look(square)
+    d_scores = emit.call("aten._softmax_backward_data", softmax, into_scores, attrs={"dim": -1})
     emit.free(d_weights)
     keys, queries = emit.look(all_keys, own["key"]), emit.look(query.shape, own["query"])
     d_query = emit.call("aten.bmm", {"self": _flat(d_scores), "mat2": _flat(keys)}, emit.look(_flat_shape(query.shape)))
     d_key = emit.call(
         "aten.bmm", {"self": _transposed(_flat(d_scores)), "mat2": _flat(queries)}, emit.look(_flat_shape(all_keys))
     )
-    emit.free(d_scores)
+    if not grad_mask:
+        emit.free(d_scores)
     emit.call("aten.mul", {"self": d_query}, grad_query)
     emit.free(d_query)
     into(grad_key, "aten.mul", {"self": d_key})

@@ -11,8 +11,16 @@ from perfmodel.ops import Tensor, has_rule
 
 __all__ = ["merge_optimizer"]
 
+#: Optimizers of torch.optim that run foreach kernels on an accelerator unless told not to: all that have them but
+#: Adafactor, which is chosen to save memory. Adam's, SGD's and RMSprop's foreach code runs the ops of their
+#: single-tensor code; the others' has a few more (Adagrad's one product, with a sixth more bytes).
+_FOREACH = frozenset(
+    ("adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd")
+) | {"sgd-momentum"}
+
 #: The fused kernel of each optimizer of torch.optim that has one.
 _FUSED_KERNELS = {
+    "adagrad": "aten._fused_adagrad_",
     "adamw": "aten._fused_adamw_",
     "adam": "aten._fused_adam_",
     "sgd": "aten._fused_sgd_",
@@ -26,7 +34,11 @@ _STATE_LISTS = {
     "max_exp_avg_sq": "max_exp_avg_sqs",
     "step": "state_steps",
     "momentum_buffer": "momentum_buffer_list",
+    "sum": "state_sums",
 }
+
+#: Optimizers made of two of torch.optim's: the one whose kernels merge, and a state that only its parameters have.
+_MERGED_HALF = {"muon": ("adamw", "exp_avg")}
 
 
 def merge_optimizer(graph: Graph, kind: str) -> Graph:
@@ -37,26 +49,43 @@ def merge_optimizer(graph: Graph, kind: str) -> Graph:
     graph : Graph
         Captured with an optimizer that handles one tensor at a time.
     kind : {"foreach", "fused"}
+        ``foreach`` is what torch.optim does by default on an accelerator: optimizers that have no foreach
+        code, or don't use it by default, stay as they were captured.
+
+    Returns
+    -------
+    Graph
+        Of Muon with AdamW, AdamW's part is merged; Muon has single-tensor code only.
 
     Raises
     ------
     UnsupportedError
         If the optimizer was captured merged already, or has no fused kernel.
     """
+    optimizer = str(graph.meta.get("optimizer"))
+    half, state = _MERGED_HALF.get(optimizer, (optimizer, ""))
     owners = _parameter_of(graph)
-    merge = _fused if kind == "fused" else _foreach
+    mergeable = _with_state(graph, owners, state) if state else set(owners.values())
 
     def merged(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
         others = [block for block in blocks if block.ops[0].phase != "optimizer"]
         steps = [block for block in blocks if block.ops[0].phase == "optimizer"]
         position = next((i for i, block in enumerate(blocks) if block.ops[0].phase == "optimizer"), len(others))
-        return (*others[:position], *merge(graph, steps, owners), *others[position:])
+        left, taken = _split(steps, owners, mergeable)
+        made = _fused(graph, taken, owners, _FUSED_KERNELS[half]) if kind == "fused" else _foreach(graph, taken, owners)
+        return (*others[:position], *left, *made, *others[position:])
 
     captured = {op.name for block in graph.blocks for op in block.ops if op.phase == "optimizer"}
     if any(name.startswith(("aten._foreach", "aten._fused")) for name in captured):
         raise UnsupportedError(
             f"{graph.name} was captured with a foreach or fused optimizer, and the runtime asks for {kind!r}; "
             "capture it with foreach=False, fused=False or use a runtime whose optimizer is as-captured"
+        )
+    if kind == "foreach" and half not in _FOREACH:
+        return graph
+    if kind == "fused" and half not in _FUSED_KERNELS:
+        raise UnsupportedError(
+            f"optimizer {optimizer!r} has no fused kernel in torch.optim; use a runtime with foreach or as-captured"
         )
     return replace(graph, blocks=merged(graph.blocks), first_optimizer=merged(graph.first_optimizer), trace=None)
 
@@ -71,6 +100,28 @@ def _parameter_of(graph: Graph) -> dict[int, int]:
             if owner is not None:
                 owners[number] = owner
     return owners
+
+
+def _with_state(graph: Graph, owners: Mapping[int, int], state: str) -> set[int]:
+    """The parameters that have a state of this name."""
+    return {
+        owner
+        for number, owner in owners.items()
+        if graph.storages[number].role == "optimizer" and graph.storages[number].name.endswith(f".{state}")
+    }
+
+
+def _split(blocks: Iterable[Block], owners: Mapping[int, int], mergeable: set[int]) -> tuple[list[Block], list[Block]]:
+    """Blocks of the parameters that aren't to be merged, and of those that are."""
+    parts: tuple[list[Block], list[Block]] = ([], [])
+    for block in blocks:
+        chosen: tuple[list[Op], list[Op]] = ([], [])
+        for parameter, ops in _by_parameter(block, owners).items():
+            chosen[parameter.storage in mergeable].extend(ops)
+        for part, ops in zip(parts, chosen, strict=True):
+            if ops:
+                part.append(replace(block, ops=tuple(ops)))
+    return parts
 
 
 def _by_parameter(block: Block, owners: Mapping[int, int]) -> dict[Ref, list[Op]]:
@@ -90,13 +141,7 @@ def _by_parameter(block: Block, owners: Mapping[int, int]) -> dict[Ref, list[Op]
     return groups
 
 
-def _fused(graph: Graph, blocks: Iterable[Block], owners: Mapping[int, int]) -> list[Block]:
-    optimizer = graph.meta.get("optimizer")
-    kernel = _FUSED_KERNELS.get(str(optimizer))
-    if kernel is None:
-        raise UnsupportedError(
-            f"optimizer {optimizer!r} has no fused kernel in torch.optim; use a runtime with foreach or as-captured"
-        )
+def _fused(graph: Graph, blocks: Iterable[Block], owners: Mapping[int, int], kernel: str) -> list[Block]:
     result: list[Block] = []
     for block in blocks:
         groups = _by_parameter(block, owners)

@@ -15,12 +15,12 @@ __all__ = ["OpWork", "executed_matrix_flops"]
 
 Floats = npt.NDArray[np.float64]
 
-#: Families whose kernels skip what a causal mask hides.
-_SKIP_MASKED = ("attention", "attention_backward")
+#: Families whose kernels skip what a mask hides.
+_SKIP_MASKED = ("attention", "attention_backward", "scan")
 
 
 def executed_matrix_flops(cost: OpCost) -> Any:
-    """Matrix flops that run: a fused attention skips what a causal mask hides."""
+    """Matrix flops that run: fused attention and chunked scans skip what a mask hides."""
     return cost.matrix_flops - cost.masked if cost.family in _SKIP_MASKED else cost.matrix_flops
 
 
@@ -32,7 +32,7 @@ class OpWork:
     ----------
     family, dtype : ndarray of str, shape [ops]
     matrix_flops, vector_flops : ndarray of float64, shape [ops, …]
-        Executed; what a fused attention skips behind a causal mask is left out.
+        Executed; what a kernel skips behind a mask is left out.
     read, written : ndarray of float64, shape [ops, …]
         Bytes.
     kernels : ndarray of float64, shape [ops, …]

@@ -81,7 +81,7 @@ def test_parallel_wrappers_and_autocast_of_another_device_are_refused() -> None:
 
     if not torch.cuda.is_available():
         with pytest.raises(CaptureError, match="[Dd]isabling autocast"):
-            pm.capture(Cast(), (torch.randn(2, 4),), optimizer=None)
+            pm.capture(Cast(), (torch.randn(2, 4),), optimizer=None, dispatch="cpu")
     # Without a process group, so that only its type speaks.
     wrapped = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
     nn.Module.__init__(wrapped)

@@ -158,17 +158,58 @@ def test_all_logits_are_kept_without_a_copy_in_backward(name: str, traceable: bo
 
 def test_traceable_puts_back_what_it_patched() -> None:
     import transformers.masking_utils as masking
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
 
-    before = masking.find_packed_sequence_indices
+    before, attention = masking.find_packed_sequence_indices, functions["sdpa"]
 
     def fail_inside() -> None:
         with huggingface.traceable():
             assert masking.find_packed_sequence_indices is not before
+            assert functions["sdpa"] is not attention
             raise KeyError
 
     with pytest.raises(KeyError):
         fail_inside()
     assert masking.find_packed_sequence_indices is before
+    assert functions["sdpa"] is attention
+
+
+MISTRAL = {
+    "model_type": "mistral", **SIZES, "num_key_value_heads": 2, "intermediate_size": 30, "sliding_window": 6,
+}  # fmt: skip
+
+
+def test_experts_are_grouped_products() -> None:
+    mixtral = {**MISTRAL, "model_type": "mixtral", "num_local_experts": 4}
+    assert huggingface.config_for(mixtral, "causal-lm")._experts_implementation == "grouped_mm"
+
+
+@pytest.mark.parametrize(("length", "masked"), [(5, False), (6, True), (8, True)])
+def test_a_window_is_a_mask_where_the_sequence_reaches_it(
+    length: int, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from perfmodel.graph.capture import attention
+
+    seen: list[tuple[bool, int | None]] = []
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        seen.append((kwargs["attn_mask"] is not None, attention._hints.get().window))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    module = huggingface.build(MISTRAL, "causal-lm")
+    ids = torch.zeros(2, length, dtype=torch.int64)
+    with huggingface.traceable():
+        module(input_ids=ids, labels=ids)
+    module(input_ids=ids, labels=ids)
+    # Told to the captured op, and to nothing else.
+    assert seen == [(masked, 6), (masked, None)]
+
+
+def test_scores_that_no_kernel_here_computes_are_materialised() -> None:
+    gemma = {"model_type": "gemma2", **SIZES, "num_key_value_heads": 2, "head_dim": 6, "intermediate_size": 30}
+    assert huggingface.config_for(gemma, "causal-lm")._attn_implementation == "eager"
 
 
 def test_another_transformers_is_refused_instead_of_miscounted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import perfmodel as pm
 from perfmodel.errors import FileError, PerfModelError
 from perfmodel.graph import content_hash
 from tests.graph.modules import TOKENS, Gpt, Mlp, ids
+from tests.graph.stacked import Pattern, kinds, sequences
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -22,6 +23,19 @@ def test_round_trip(tmp_path: Path) -> None:
     assert content_hash(loaded) == content_hash(graph)
     assert content_hash(graph.at(batch=7)) == content_hash(graph)
     assert list(tmp_path.iterdir()) == [tmp_path / "g.json"]
+
+
+def test_layers_of_groups_are_kept_as_runs(tmp_path: Path) -> None:
+    graph = pm.capture(Pattern(kinds(13, "am", prefix="p")), sequences(), optimizer="adamw")
+    pm.save_graph(graph, tmp_path / "g.json")
+    loaded = pm.load_graph(tmp_path / "g.json")
+    assert loaded == graph
+    written = json.loads((tmp_path / "g.json").read_text())["storages"]
+    runs = {name: layers for name, _, _, _, _, layers, _, _ in written}
+    assert runs["layers.*.products.0.weight"] == [[0, 13, 1]]
+    # The first layer has two more products, and every second of the others has one more.
+    assert runs["layers.*.products.1.weight"] == [[0, 7, 2]]
+    assert runs["layers.*.products.2.weight"] == [[0, 1, 1]]
 
 
 def test_the_hash_sees_what_is_computed() -> None:

@@ -8,116 +8,123 @@ from typing import Any
 import torch
 
 from perfmodel.models.build import build
-from perfmodel.models.dims import RopeScaling, TransformerDims
+from perfmodel.models.config import huggingface_config
+from perfmodel.models.dims import TransformerDims
+from tests.models.tiny import (
+    BERT,
+    DECODERS,
+    DEEPSEEK_DIRECT,
+    DEEPSEEK_V3,
+    GEMMA2,
+    GEMMA3,
+    GPT2,
+    GPT_OSS,
+    LLAMA,
+    LLAMA_31,
+    MISTRAL,
+    MIXTRAL,
+    OPT,
+)
+
+__all__ = ["BATCH", "BERT", "CASES", "DROPOUT", "GPT2", "LLAMA", "OTHER_OPS", "SEQ", "batch", "our_name", "pair"]
+
+# Tensors this small run faster on one.
+torch.set_num_threads(1)
 
 BATCH, SEQ = 3, 24
 
-GPT2 = TransformerDims(
-    family="decoder",
-    vocab_size=97,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    head_dim=8,
-    intermediate_size=80,
-    max_position_embeddings=40,
-    hidden_act="gelu_new",
-    norm="layernorm",
-    norm_eps=1e-5,
-    position_embedding="learned",
-    projection="conv1d",
-    attention_bias=True,
-    mlp_bias=True,
-    tie_word_embeddings=True,
-)
-LLAMA = TransformerDims(
-    family="decoder",
-    vocab_size=97,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=12,
-    intermediate_size=80,
-    max_position_embeddings=64,
-    hidden_act="silu",
-    gated_mlp=True,
-    norm="rmsnorm",
-    norm_eps=1e-5,
-    position_embedding="rope",
-)
-BERT = TransformerDims(
-    family="encoder",
-    vocab_size=97,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    head_dim=8,
-    intermediate_size=80,
-    max_position_embeddings=40,
-    hidden_act="gelu",
-    norm="layernorm",
-    norm_eps=1e-12,
-    position_embedding="learned",
-    attention_bias=True,
-    mlp_bias=True,
-    tie_word_embeddings=True,
-    type_vocab_size=2,
-    pad_token_id=0,
-)
 DROPOUT = {"embd_pdrop": 0.1, "attn_pdrop": 0.2, "resid_pdrop": 0.3}
-LLAMA_31 = dataclasses.replace(
-    LLAMA,
-    rope_theta=500.0,
-    rope_scaling=RopeScaling(
-        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
-    ),
-)
 
 #: dims, and whether the batch comes with an attention mask
 CASES = {
-    "gpt2": (GPT2, False),
+    **{name: (dims, False) for name, dims in DECODERS.items()},
     "gpt2-padded": (GPT2, True),
     "gpt2-untied": (dataclasses.replace(GPT2, tie_word_embeddings=False), False),
-    "llama": (LLAMA, False),
     "llama-padded": (LLAMA, True),
     "llama-one-head-each": (dataclasses.replace(LLAMA, num_key_value_heads=4), False),
     "llama-one-head-for-all": (dataclasses.replace(LLAMA, num_key_value_heads=1, head_dim=8), False),
     "llama-wide-heads": (dataclasses.replace(LLAMA, head_dim=264), False),
     "llama-biases": (dataclasses.replace(LLAMA, attention_bias=True, mlp_bias=True, tie_word_embeddings=True), False),
     "llama-3.1": (LLAMA_31, False),
+    "mistral-padded": (MISTRAL, True),
+    "mistral-wide-window": (dataclasses.replace(MISTRAL, sliding_window=SEQ + 1), False),
+    "gemma2-padded": (GEMMA2, True),
+    "gemma3-padded": (GEMMA3, True),
+    "mixtral-window": (dataclasses.replace(MIXTRAL, sliding_window=8), False),
+    "deepseek-v3-padded": (DEEPSEEK_V3, True),
+    "deepseek-v3-direct-queries": (DEEPSEEK_DIRECT, False),
     "bert": (BERT, True),
     "bert-unpadded": (BERT, False),
     "bert-tanh": (dataclasses.replace(BERT, hidden_act="gelu_pytorch_tanh"), True),
 }
 
+#: What transformers writes in other elementwise ops: OPT's queries are scaled before
+#: the product and its positions looked up for each sequence; gpt-oss's rotation has tables of half a head.
+OTHER_OPS = (OPT, GPT_OSS)
+
 # -- the two implementations with the same weights -------------------------------------
 
-_GPT2_LAYER = {
-    "ln_1": "attention_norm",
-    "attn.c_attn": "attention.qkv_proj",
-    "attn.c_proj": "attention.o_proj",
-    "ln_2": "mlp_norm",
-    "mlp.c_fc": "mlp.up_proj",
-    "mlp.c_proj": "mlp.down_proj",
+#: Hugging Face's names of parts of a layer, and ours; the first that fits counts.
+_LAYER = {
+    "gpt2": {
+        "ln_1": "attention_norm",
+        "attn.c_attn": "attention.qkv_proj",
+        "attn.c_proj": "attention.o_proj",
+        "ln_2": "mlp_norm",
+        "mlp.c_fc": "mlp.up_proj",
+        "mlp.c_proj": "mlp.down_proj",
+    },
+    "opt": {
+        "self_attn.out_proj": "attention.o_proj",
+        "self_attn_layer_norm": "attention_norm",
+        "fc1": "mlp.up_proj",
+        "fc2": "mlp.down_proj",
+        "final_layer_norm": "mlp_norm",
+    },
+    "bert": {
+        "attention.self.query": "attention.q_proj",
+        "attention.self.key": "attention.k_proj",
+        "attention.self.value": "attention.v_proj",
+        "attention.output.dense": "attention.o_proj",
+        "attention.output.LayerNorm": "attention_norm",
+        "intermediate.dense": "mlp.up_proj",
+        "output.dense": "mlp.down_proj",
+        "output.LayerNorm": "mlp_norm",
+    },
+    "olmo2": {
+        "post_attention_layernorm": "attention_output_norm",
+        "post_feedforward_layernorm": "mlp_output_norm",
+    },
+    "gemma2": {
+        "post_attention_layernorm": "attention_output_norm",
+        "pre_feedforward_layernorm": "mlp_norm",
+        "post_feedforward_layernorm": "mlp_output_norm",
+    },
+    "phi": {"self_attn.dense": "attention.o_proj", "mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj"},
+    "gpt_neox": {
+        "attention.query_key_value": "attention.qkv_proj",
+        "attention.dense": "attention.o_proj",
+        "mlp.dense_h_to_4h": "mlp.up_proj",
+        "mlp.dense_4h_to_h": "mlp.down_proj",
+    },
+    "mixtral": {"mlp.gate": "mlp.router"},
+    "deepseek_v3": {
+        "self_attn.q_a_layernorm": "attention.q_a_norm",
+        "self_attn.kv_a_layernorm": "attention.kv_a_norm",
+        "self_attn.kv_a_proj_with_mqa": "attention.kv_a_proj",
+        "mlp.gate.e_score_correction_bias": "mlp.router.balance",
+        "mlp.gate.weight": "mlp.router.weight",
+        "mlp.shared_experts": "mlp.shared",
+    },
 }
-_LLAMA_LAYER = {
+_LAYER["gemma3_text"] = _LAYER["gemma2"]
+_LAYER["qwen3_moe"] = _LAYER["mixtral"]
+#: What Llama and most others are named by.
+_COMMON = {
     "input_layernorm": "attention_norm",
     "self_attn": "attention",
     "post_attention_layernorm": "mlp_norm",
     "mlp": "mlp",
-}
-_BERT_LAYER = {
-    "attention.self.query": "attention.q_proj",
-    "attention.self.key": "attention.k_proj",
-    "attention.self.value": "attention.v_proj",
-    "attention.output.dense": "attention.o_proj",
-    "attention.output.LayerNorm": "attention_norm",
-    "intermediate.dense": "mlp.up_proj",
-    "output.dense": "mlp.down_proj",
-    "output.LayerNorm": "mlp_norm",
 }
 _OTHERS = {
     "transformer.wte": "embed_tokens",
@@ -125,6 +132,12 @@ _OTHERS = {
     "transformer.ln_f": "norm",
     "model.embed_tokens": "embed_tokens",
     "model.norm": "norm",
+    "model.final_layernorm": "norm",
+    "model.decoder.embed_tokens": "embed_tokens",
+    "model.decoder.embed_positions": "embed_positions",
+    "model.decoder.final_layer_norm": "norm",
+    "gpt_neox.embed_in": "embed_tokens",
+    "gpt_neox.final_layer_norm": "norm",
     "lm_head": "lm_head",
     "bert.embeddings.word_embeddings": "embeddings.tokens",
     "bert.embeddings.position_embeddings": "embeddings.places",
@@ -136,17 +149,19 @@ _OTHERS = {
     # Tied to the decoder's bias.
     "cls.predictions": "head.decoder",
 }
-_LAYERS = {"transformer.h": _GPT2_LAYER, "model.layers": _LLAMA_LAYER, "bert.encoder.layer": _BERT_LAYER}
+_STACKS = ("transformer.h", "model.layers", "model.decoder.layers", "gpt_neox.layers", "bert.encoder.layer")
 
 
-def our_name(name: str) -> str:
-    """The reference module's name of a Hugging Face parameter."""
-    for stack, layer in _LAYERS.items():
+def our_name(dims: TransformerDims, name: str) -> str:
+    """The reference module's name of a Hugging Face parameter or buffer."""
+    own = _LAYER.get(huggingface_config(dims)["model_type"], {})
+    parts = {**own, **{theirs: ours for theirs, ours in _COMMON.items() if theirs not in own}}
+    for stack in _STACKS:
         if name.startswith(f"{stack}."):
             number, _, inner = name.removeprefix(f"{stack}.").partition(".")
-            for theirs, ours in layer.items():
-                if inner.startswith(f"{theirs}."):
-                    return f"layers.{number}.{ours}.{inner.removeprefix(f'{theirs}.')}"
+            for theirs, ours in parts.items():
+                if f"{inner}.".startswith(f"{theirs}."):
+                    return f"layers.{number}.{ours}{inner.removeprefix(theirs)}"
     path, _, leaf = name.rpartition(".")
     return f"{_OTHERS[path]}.{leaf}"
 
@@ -159,7 +174,7 @@ def pair(dims: TransformerDims, dtype: str = "float32", **options: Any) -> tuple
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape))
-    ours.load_state_dict({our_name(name): value for name, value in theirs.state_dict().items()}, strict=True)
+    ours.load_state_dict({our_name(dims, name): value for name, value in theirs.state_dict().items()}, strict=True)
     return ours, theirs
 
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from perfmodel.models import decoder  # noqa: E402
 from perfmodel.models.dims import TransformerDims  # noqa: E402
-from tests.models.pairs import BATCH, CASES, GPT2, SEQ, batch, pair  # noqa: E402
+from tests.models.pairs import BATCH, CASES, GPT2, OTHER_OPS, SEQ, batch, pair  # noqa: E402
 
 
 @pytest.fixture(params=CASES, ids=str)
@@ -49,6 +49,8 @@ def test_same_memory_saved_for_backward(case: tuple[TransformerDims, bool], dtyp
     inputs = batch(dims, padded=padded)
     (mine, my_sizes), (other, other_sizes) = saved_bytes(ours, inputs), saved_bytes(theirs, inputs)
     assert mine == pytest.approx(other, rel=0.01)
+    if dims in OTHER_OPS:
+        return
     float_sizes = BATCH * SEQ * 8 + 1  # above index tensors
     assert {s: n for s, n in my_sizes.items() if s > float_sizes} == {
         s: n for s, n in other_sizes.items() if s > float_sizes

@@ -12,14 +12,75 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 
-__all__ = ["as_one_op", "dropout_as"]
+from perfmodel.errors import CaptureError
 
-_ARGUMENTS = "Tensor? attn_mask, float dropout_p, bool is_causal, float? scale, bool enable_gqa"
+__all__ = ["as_one_op", "attention_hint", "dropout_as"]
+
+_ARGUMENTS = (
+    "Tensor? attn_mask, float dropout_p, bool is_causal, float? scale, bool enable_gqa, SymInt? window, float? visible"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hints:
+    window: int | None = None
+    visible: float | None = None
+
+
+_hints: ContextVar[_Hints] = ContextVar("attention hints", default=_Hints())  # noqa: B039  (frozen)
+
+
+@contextlib.contextmanager
+def attention_hint(*, window: int | None = None, visible: float | None = None) -> Iterator[None]:
+    """While active, attention is captured as by a kernel that skips what nobody sees.
+
+    It changes what a capture records, nothing that PyTorch computes: a module that
+    runs for real gives its mask as well (which is then an operand that is read).
+
+    Parameters
+    ----------
+    window : int, optional
+        Keys that a query sees at most, itself included (``sliding_window`` of
+        Hugging Face's configs); to both sides where attention isn't causal.
+    visible : float, optional
+        Share of all query-key pairs that packed documents leave visible,
+        causality included.
+
+    Raises
+    ------
+    CaptureError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> with attention_hint(window=4096):
+    ...     pass  # torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    """
+    if window is not None and window < 1:
+        raise CaptureError(f"a window of {window} keys hides all of them; give at least 1, or None for no window")
+    if visible is not None and not 0 < visible <= 1:
+        raise CaptureError(
+            f"visible is the share of query-key pairs that are seen, not {visible}; give 0 < visible <= 1"
+        )
+    if torch.compiler.is_compiling():
+        # Dynamo doesn't follow context variables, and a compiled module has no use for what only a capture reads.
+        yield
+        return
+    outer = _hints.get()
+    token = _hints.set(
+        _Hints(window=outer.window if window is None else window, visible=outer.visible if visible is None else visible)
+    )
+    try:
+        yield
+    finally:
+        _hints.reset(token)
 
 
 @functools.cache
@@ -27,10 +88,13 @@ def _ops() -> Any:
     torch.library.define(
         "perfmodel::attention", f"(Tensor query, Tensor key, Tensor value, {_ARGUMENTS}) -> (Tensor, Tensor)"
     )
+    saved = "Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp"
     torch.library.define(
-        "perfmodel::attention_backward",
-        "(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp, "
-        f"{_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+        "perfmodel::attention_backward", f"({saved}, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)"
+    )
+    # The fourth result is the gradient of a mask that is trained, such as T5's bias by distance.
+    torch.library.define(
+        "perfmodel::attention_bias_backward", f"({saved}, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"
     )
 
     @torch.library.register_fake("perfmodel::attention")
@@ -45,6 +109,10 @@ def _ops() -> Any:
     @torch.library.register_fake("perfmodel::attention_backward")
     def _(_grad_out: Any, query: Any, key: Any, value: Any, *_saved: Any) -> Any:
         return tuple(_interleaved(tensor) for tensor in (query, key, value))
+
+    @torch.library.register_fake("perfmodel::attention_bias_backward")
+    def _(_grad_out: Any, query: Any, key: Any, value: Any, _out: Any, _lse: Any, mask: Any, *_settings: Any) -> Any:
+        return (*(_interleaved(tensor) for tensor in (query, key, value)), mask.new_empty(mask.shape))
 
     return torch.ops.perfmodel
 
@@ -65,16 +133,19 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         query, key, value, attn_mask, out, logsumexp = ctx.saved_tensors
-        results = _ops().attention_backward(grads[0], query, key, value, out, logsumexp, attn_mask, *ctx.settings)
-        return (*results, None, None, None, None, None)
+        trained = ctx.needs_input_grad[3]
+        op = _ops().attention_bias_backward if trained else _ops().attention_backward
+        results = op(grads[0], query, key, value, out, logsumexp, attn_mask, *ctx.settings)
+        return (*results, *(() if trained else (None,)), *(None for _ in ctx.settings))
 
 
 @contextlib.contextmanager
 def as_one_op() -> Iterator[None]:
     """While active, ``F.scaled_dot_product_attention`` is recorded as one op.
 
-    A mask that is trained (requires a gradient) is left to PyTorch: its fused
-    kernels don't produce that gradient either.
+    A mask that is trained gets its gradient as PyTorch's memory-efficient kernel makes it: for every
+    sequence and head, which are summed up afterwards (``preprocess_mask`` in
+    ``aten/src/ATen/native/transformers/attention.cpp`` expands it).
     """
     original = functional.scaled_dot_product_attention
 
@@ -88,9 +159,13 @@ def as_one_op() -> Iterator[None]:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Any:
-        if query.dim() < 3 or (attn_mask is not None and attn_mask.requires_grad):
+        if query.dim() < 3:
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        return _Attention.apply(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        if attn_mask is not None and attn_mask.requires_grad:
+            attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2])
+        hints = _hints.get()
+        settings = (dropout_p, is_causal, scale, enable_gqa, hints.window, hints.visible)
+        return _Attention.apply(query, key, value, attn_mask, *settings)
 
     functional.scaled_dot_product_attention = attention
     try:

@@ -24,13 +24,21 @@ def plain_slices() -> Iterator[None]:
         parts = index if isinstance(index, tuple) else (index,)
         basic = all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
         symbolic = any(isinstance(size, torch.SymInt) for size in tensor.shape)
-        return _select(tensor, parts) if basic and symbolic else original(tensor, index)
+        if symbolic and basic:
+            return _select(tensor, parts)
+        if symbolic and all(_is_index(part) or part == slice(None) for part in parts):
+            return torch.ops.aten.index.Tensor(tensor, [part if _is_index(part) else None for part in parts])
+        return original(tensor, index)
 
     torch.Tensor.__getitem__ = getitem  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         torch.Tensor.__getitem__ = original  # type: ignore[method-assign]
+
+
+def _is_index(part: Any) -> bool:
+    return isinstance(part, torch.Tensor) and part.dtype in (torch.int32, torch.int64)
 
 
 def _select(tensor: torch.Tensor, parts: tuple[Any, ...]) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from perfmodel.graph.capture.recorder import Call, Recorder
 from perfmodel.graph.ir import Graph, Op, Ref, Storage, blocks_by_phase
+from perfmodel.graph.paths import adopted, layer_of, layer_path
 from perfmodel.ops.tensor import Tensor
 
 __all__ = ["lower"]
@@ -28,7 +29,7 @@ def lower(
     calls = recorder.calls
     modules = _modules(recorder)
     roles = _roles(recorder)
-    names = _names(recorder, modules)
+    names = _names(recorder, modules, stacks)
     storages = tuple(
         Storage(
             name=names[index],
@@ -152,17 +153,23 @@ def _roles(recorder: Recorder) -> list[str]:
     return roles
 
 
-def _names(recorder: Recorder, modules: list[str]) -> list[str]:
+def _names(recorder: Recorder, modules: list[str], stacks: Iterable[str]) -> list[str]:
     """A name for each storage: that of its parameter, or the op that made it with a running number
-    within module and phase, so that the same storage of two layers has the same name but for the layer.
+    within layer, module and phase, so that the same storage of two layers has the same name but for the layer.
     """
     names = [record.name for record in recorder.storages]
     counts: dict[str, int] = {}
-    for call, module in zip(recorder.calls, modules, strict=True):
+
+    def named(stem: str) -> str:
+        counts[stem] = counts.get(stem, 0) + 1
+        return f"{stem}.{counts[stem]}"
+
+    places = adopted(modules, [call.phase for call in recorder.calls], stacks)
+    for call, module, (stack, layer) in zip(recorder.calls, modules, places, strict=True):
+        prefix = "" if (stack, layer) == layer_of(module, stacks) else f"{layer_path(stack, layer)}:"
         for index in call.allocates:
             if not names[index]:
                 what = "release" if call.op is None else call.op._opname
-                stem = f"{module}:{call.phase}:{what}"
-                counts[stem] = counts.get(stem, 0) + 1
-                names[index] = f"{stem}.{counts[stem]}"
-    return [name or f"constant.{index}" for index, name in enumerate(names)]
+                names[index] = named(f"{prefix}{module}:{call.phase}:{what}")
+    # What no op made: a constant in the code of a module.
+    return [name or named(f"{recorder.storages[i].module}:constant") for i, name in enumerate(names)]

@@ -201,6 +201,11 @@ class Recorder(TorchDispatchMode):
         return value
 
     def _tensor(self, tensor: torch.Tensor) -> Tensor:
+        if tensor.layout is not torch.strided:
+            raise CaptureError(
+                f"a tensor is {str(tensor.layout).removeprefix('torch.')}, and a capture takes dense ones only; "
+                "build nn.Embedding and nn.EmbeddingBag with sparse=False"
+            )
         shape, strides = tensor.shape, tensor.stride()
         key = (
             tuple(s.node.expr if isinstance(s, torch.SymInt) else s for s in shape),

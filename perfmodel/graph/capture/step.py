@@ -14,28 +14,22 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from perfmodel.errors import CaptureError, PerfModelError, UnknownNameError
-from perfmodel.graph.capture.attention import as_one_op, dropout_as
+from perfmodel.errors import CaptureError, PerfModelError
+from perfmodel.graph.capture.accumulation import MicroSteps, repeat_micro_step
+from perfmodel.graph.capture.autocast import autocast_as, check_dtype, region
+from perfmodel.graph.capture.dispatch import dispatched_as
 from perfmodel.graph.capture.fakes import fake_attributes, fakes_in
 from perfmodel.graph.capture.indexing import plain_slices
 from perfmodel.graph.capture.lower import lower
+from perfmodel.graph.capture.optimizers import OPTIMIZERS, OptimizerLike, check_optimizer, kind_of, make_optimizers
 from perfmodel.graph.capture.recorder import Recorder
 from perfmodel.graph.capture.shapes import Shapes
+from perfmodel.graph.capture.stacks import layer_stacks
 from perfmodel.graph.capture.symbolic import SymbolTable
 from perfmodel.graph.ir import Graph
 
 __all__ = ["OPTIMIZERS", "OptimizerLike", "capture_forward", "capture_module"]
 
-#: torch.optim optimizers by name, one kernel a tensor and operation: what a
-#: captured step holds. Foreach and fused kernels are the runtime's business.
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, foreach=False, fused=False),
-    "adam": lambda parameters: torch.optim.Adam(parameters, foreach=False, fused=False),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, foreach=False, fused=False),
-    "sgd-momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, foreach=False, fused=False),
-}
-
-OptimizerLike = str | Callable[[Any], torch.optim.Optimizer] | None
 Progress = Callable[[str], None]
 
 
@@ -51,6 +45,8 @@ def capture_module(
     inputs: Mapping[str, tuple[tuple[int | str, ...], str]] | None = None,
     hints: Mapping[str, int] | None = None,
     dispatch: str = "neutral",
+    accumulate: int = 1,
+    autocast: str | None = None,
     progress: Progress | None = None,
 ) -> Graph:
     """Capture one training step of ``module``: forward, backward, optimizer.
@@ -67,9 +63,9 @@ def capture_module(
     args, kwargs
         Example inputs of the call; tensors are used for their shape and type only.
     optimizer : str, callable or None
-        ``"adamw"``, ``"adam"``, ``"sgd"``, ``"sgd-momentum"``; or a factory
-        that takes the parameters and returns a ``torch.optim.Optimizer``; or
-        ``None`` for a step without one.
+        A name of :data:`~perfmodel.graph.capture.optimizers.OPTIMIZERS`; or a
+        factory that takes the parameters and returns a ``torch.optim.Optimizer``,
+        or a list of those; or ``None`` for a step without one.
     dynamic_shapes : optional
         Which input dimensions are symbols, as in ``torch.export``: for each
         input ``{dimension: name}``, e.g. ``({0: "batch", 1: "seq"}, {0: "batch"})``;
@@ -82,14 +78,22 @@ def capture_module(
         Instead of example tensors: ``kwargs`` described as
         ``{name: (shape with symbol names, dtype)}``, and the symbols' values.
     dispatch : {"neutral", "cpu"}
-        Record attention and dropout as one op each, or what PyTorch runs for them on this CPU.
+        Record attention, dropout, recurrent layers, state-space scans and the like as an accelerator's libraries
+        run them, or what PyTorch runs for them on this CPU.
+    accumulate : int
+        Micro-steps of one optimizer step: so many times forward on inputs of these shapes, ``loss / accumulate``
+        and backward; the gradients add up (:mod:`perfmodel.graph.capture.accumulation`).
+    autocast : {"bfloat16", "float16"}, optional
+        Forward and loss run as in a region of ``torch.autocast`` with this type: on an accelerator, or
+        with ``dispatch="cpu"`` on a CPU. The gradients' scaling of ``torch.amp.GradScaler`` isn't captured.
     progress : callable, optional
         Called with the name of each phase as it begins.
 
     Returns
     -------
     Graph
-        Flat: every layer is spelled out. :func:`perfmodel.graph.fold.fold` folds it.
+        Flat: every layer is spelled out. :func:`perfmodel.graph.fold.fold` folds it. Folded where ``accumulate`` is
+        above two, so that the repeated micro-steps share what they hold.
 
     Raises
     ------
@@ -107,7 +111,10 @@ def capture_module(
             "DistributedDataParallel's all-reduce runs in C++, where a capture can't see it; "
             "capture the module inside, model.module"
         )
-    _check_optimizer(optimizer)
+    check_optimizer(optimizer)
+    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        raise CaptureError(f"accumulate must be a positive number of micro-steps, not {accumulate!r}")
+    check_dtype(autocast)
     kwargs = dict(kwargs or {})
     placed = Shapes.of(args, kwargs, dynamic_shapes)
     symbols = SymbolTable({**placed.hints, **(hints or {})})
@@ -121,24 +128,34 @@ def capture_module(
                 sizes = [symbols.sizes[size] if isinstance(size, str) else size for size in shape]
                 call_kwargs[key] = torch.zeros(sizes, dtype=getattr(torch, dtype))
         _declare_resident(recorder, module, call_args, call_kwargs)
-        attention = as_one_op() if dispatch == "neutral" else contextlib.nullcontext()
-        with enable_python_dispatcher(), fake, recorder.watching(), attention, dropout_as(dispatch), plain_slices():
-            kind = _run_step(recorder, module, call_args, call_kwargs, optimizer, trainable, say)
+        with (
+            enable_python_dispatcher(),
+            fake,
+            recorder.watching(),
+            dispatched_as(dispatch),
+            autocast_as(dispatch),
+            plain_slices(),
+        ):
+            run = _Run(recorder, module, call_args, call_kwargs, trainable, autocast, say)
+            kind, micro_steps = run.step(optimizer, accumulate)
     details = {
         "torch": importlib.metadata.version("torch"),
         "optimizer": kind,
         "training": module.training,
         "dispatch": dispatch,
+        **({"accumulate": accumulate} if accumulate > 1 else {}),
+        **({"autocast": autocast} if autocast else {}),
         **(meta or {}),
     }
     say("lower")
-    return lower(
+    graph = lower(
         recorder,
         name=name or type(module).__name__,
-        stacks=_stacks(module),
+        stacks=layer_stacks(module),
         bindings={**placed.hints, **(hints or {})},
         meta=details,
     )
+    return repeat_micro_step(graph, micro_steps)
 
 
 def capture_forward(
@@ -178,8 +195,8 @@ def capture_forward(
             fake_attributes(graph_module, fake),
             enable_python_dispatcher(),
             fake,
-            as_one_op(),
-            dropout_as("neutral"),
+            dispatched_as("neutral"),
+            autocast_as("neutral"),
         )
         with contextlib.ExitStack() as stack, _readable_errors(recorder):
             for context in kernels:
@@ -195,7 +212,7 @@ def capture_forward(
     return lower(
         recorder,
         name=name or type(graph_module).__name__,
-        stacks=_stacks(graph_module),
+        stacks=layer_stacks(graph_module),
         bindings={},
         meta={
             "torch": importlib.metadata.version("torch"),
@@ -221,72 +238,79 @@ class _NamingInterpreter(torch.fx.Interpreter):
             return super().run_node(n)
 
 
-def _run_step(
-    recorder: Recorder,
-    module: torch.nn.Module,
-    args: list[Any],
-    kwargs: dict[str, Any],
-    optimizer: OptimizerLike,
-    trainable: list[torch.nn.Parameter],
-    say: Progress,
-) -> str | None:
-    """Forward, backward, two optimizer steps (the first makes its state), release; the optimizer's kind."""
-    kind: str | None = None
-    names = WeakIdKeyDictionary({p: n for n, p in module.named_parameters()})
-    with _readable_errors(recorder), recorder:
-        say("forward")
-        recorder.phase = "forward"
-        result = module(*args, **kwargs)
-        loss = _find_loss(result, module)
-        say("backward")
-        recorder.phase = "backward"
-        loss.backward()
-        for parameter in trainable:
-            if parameter.grad is not None:
-                recorder.own(parameter.grad, "gradient", f"{names[parameter]}.grad", recorder.owner(parameter))
-        if optimizer is not None:
-            say("optimizer")
-            stepper = _make_optimizer(optimizer, trainable)
-            kind = optimizer if isinstance(optimizer, str) else type(stepper).__name__.lower()
-            for phase in ("first optimizer", "optimizer"):
+class _Run:
+    """One training step on fake tensors."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        module: torch.nn.Module,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        trainable: list[torch.nn.Parameter],
+        autocast: str | None,
+        say: Progress,
+    ) -> None:
+        self._recorder, self._module, self._args, self._kwargs = recorder, module, args, kwargs
+        self._trainable, self._autocast, self._say = trainable, autocast, say
+        self._names = WeakIdKeyDictionary({p: n for n, p in module.named_parameters()})
+
+    def step(self, optimizer: OptimizerLike, accumulate: int) -> tuple[str | None, MicroSteps]:
+        """Micro-steps, two optimizer steps (the first makes its state), release.
+
+        Returns the optimizer's kind and how often the last micro-step stands for others like it.
+        """
+        recorder = self._recorder
+        steppers = [] if optimizer is None else make_optimizers(optimizer, self._module, self._trainable)
+        for stepper in steppers:
+            self._own_state(stepper)  # some have it from the beginning
+        micro_steps = MicroSteps(accumulate)
+        with _readable_errors(recorder), recorder:
+            kept = None
+            while not micro_steps.done(recorder.calls):
+                kept = self._micro_step(accumulate)
+                if micro_steps.captured == 0:
+                    self._own_gradients()
+                micro_steps.end(len(recorder.calls))
+            if steppers:
+                self._say("optimizer")
+            for phase in ("first optimizer", "optimizer") if steppers else ():
                 recorder.phase = phase
-                stepper.step()
-                for owner, state in stepper.state.items():
-                    for key, value in state.items():
-                        if isinstance(value, torch.Tensor):
-                            recorder.own(value, "optimizer", f"{names[owner]}.{key}", recorder.owner(owner))
-        recorder.phase = "release"
-        for parameter in trainable:
-            recorder.release(parameter)
-        del result, loss
-        recorder.phase = "done"
-    return kind
+                for stepper in steppers:
+                    stepper.step()
+                    self._own_state(stepper)
+            recorder.phase = "release"
+            for parameter in self._trainable:
+                recorder.release(parameter)
+            del kept
+            recorder.phase = "done"
+        return kind_of(optimizer, steppers), micro_steps
 
+    def _micro_step(self, accumulate: int) -> Any:
+        """Forward and backward; returns what a script that doesn't accumulate keeps until its next step."""
+        self._say("forward")
+        self._recorder.phase = "forward"
+        with region(self._autocast):
+            result = self._module(*self._args, **self._kwargs)
+        loss = _find_loss(result, self._module)
+        if accumulate > 1:
+            loss = loss / accumulate
+        self._say("backward")
+        self._recorder.phase = "backward"
+        loss.backward()
+        return (result, loss) if accumulate == 1 else None
 
-def _check_optimizer(optimizer: OptimizerLike) -> None:
-    if isinstance(optimizer, torch.optim.Optimizer):
-        raise CaptureError(
-            f"the optimizer must be a factory, not an instance that holds other parameters; write "
-            f"optimizer=lambda parameters: torch.optim.{type(optimizer).__name__}(parameters, …)"
-        )
-    if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
-        known = f"known are {', '.join(OPTIMIZERS)}, or pass a factory that takes the parameters"
-        raise UnknownNameError("optimizer", optimizer, OPTIMIZERS, known)
+    def _own_gradients(self) -> None:
+        for parameter in self._trainable:
+            if parameter.grad is not None:
+                name = f"{self._names[parameter]}.grad"
+                self._recorder.own(parameter.grad, "gradient", name, self._recorder.owner(parameter))
 
-
-def _make_optimizer(optimizer: OptimizerLike, trainable: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if isinstance(optimizer, str):
-        return OPTIMIZERS[optimizer](trainable)
-    try:
-        made = optimizer(trainable) if callable(optimizer) else None
-    except Exception as error:
-        raise CaptureError(f"the optimizer factory failed: {type(error).__name__}: {error}; mend it") from error
-    if not isinstance(made, torch.optim.Optimizer):
-        raise CaptureError(
-            f"the optimizer factory returned {type(made).__name__}, not a torch.optim.Optimizer; pass a name "
-            f"({', '.join(sorted(OPTIMIZERS))}) or a function of the parameters that returns one"
-        )
-    return made
+    def _own_state(self, stepper: torch.optim.Optimizer) -> None:
+        for owner, state in stepper.state.items():
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    self._recorder.own(value, "optimizer", f"{self._names[owner]}.{key}", self._recorder.owner(owner))
 
 
 def _find_loss(result: Any, module: torch.nn.Module) -> torch.Tensor:
@@ -348,13 +372,3 @@ def _readable_errors(recorder: Recorder) -> Iterator[None]:
         ) from error
     finally:
         log.setLevel(level)
-
-
-def _stacks(module: torch.nn.Module) -> dict[str, int]:
-    """Paths of outermost containers whose children are numbered, with their lengths."""
-    found: dict[str, int] = {}
-    for path, part in module.named_modules():
-        numbered = isinstance(part, (torch.nn.ModuleList, torch.nn.Sequential)) and len(part) > 1
-        if numbered and not any(path.startswith(f"{outer}.") for outer in found):
-            found[path] = len(part)
-    return found
