@@ -1,0 +1,1 @@
+"""Plans, and what a rank does under one: placements, collectives, stages."""
