@@ -104,6 +104,7 @@ def predict(
         device=machine.name,
         runtime=software.name,
         bindings=dict(graph.bindings),
+        micro_steps=int(graph.meta.get("accumulate", 1)),
         step_time=queues.step_time,
         interval=None,
         mfu=model_flops / peak,

@@ -111,6 +111,8 @@ class Prediction:
         What was predicted.
     bindings : Mapping[str, int]
         Batch, sequence and other sizes.
+    micro_steps : int
+        Times that a batch is run in a step, their gradients added up.
     step_time : float
         Seconds an optimizer step takes.
     interval : tuple of float or None
@@ -148,6 +150,7 @@ class Prediction:
     device: str
     runtime: str
     bindings: Mapping[str, int]
+    micro_steps: int
     step_time: float
     interval: tuple[float, float] | None
     mfu: float
@@ -174,8 +177,14 @@ class Prediction:
     @property
     def samples_per_second(self) -> float | None:
         """Sequences (or samples) a second; ``None`` if the graph has no symbol ``batch``."""
-        batch = self.bindings.get("batch")
+        batch = self._samples
         return None if batch is None else batch / self.step_time
+
+    @property
+    def _samples(self) -> int | None:
+        """Sequences that a step sees."""
+        batch = self.bindings.get("batch")
+        return None if batch is None else batch * self.micro_steps
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -221,7 +230,7 @@ class Prediction:
             number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
             if not number or not np.isfinite(value) or value <= 0:
                 raise UnsupportedError(f"{name} must be a positive number, not {value!r}")
-        batch, seq = self.bindings.get("batch"), self.bindings.get("seq")
+        batch, seq = self._samples, self.bindings.get("seq")
         if steps is None and batch is None:
             raise UnsupportedError(
                 f"{self.model} has no size called 'batch' to turn {', '.join(given)} into steps; give steps"
@@ -246,6 +255,7 @@ class Prediction:
             "device": self.device,
             "runtime": self.runtime,
             "sizes": dict(self.bindings),
+            "micro_steps": self.micro_steps,
             "step_time_s": self.step_time,
             "interval_s": self.interval,
             "samples_per_second": self.samples_per_second,

@@ -26,6 +26,7 @@ from perfmodel.graph.depth import resized, stretches
 from perfmodel.graph.emit import emit
 from perfmodel.graph.fold import fold, unfold
 from perfmodel.graph.ir import Block, Graph, Op, Storage, blocks_by_phase
+from perfmodel.graph.micro_steps import split_micro_steps
 
 __all__ = ["fuse"]
 
@@ -49,12 +50,18 @@ def fuse(graph: Graph) -> Graph:
     Graph
         Its ops have ``on_chip`` and ``launches``, its storages live from first to last use in memory.
     """
-    core = tuple(block for block in graph.blocks if block.ops[0].phase in _FUSED_PHASES)
-    rest = tuple(block for block in graph.blocks if block.ops[0].phase not in _FUSED_PHASES)
-    fused = _fuse_core(replace(graph, blocks=core, first_optimizer=(), trace=None))
+    steps = split_micro_steps(graph.blocks)
+    fused: list[tuple[Block, ...]] = []
+    for number, step in enumerate(steps):
+        # A compiler sees one forward and its backward; a micro-step that is run again was compiled before.
+        if number and step == steps[number - 1]:
+            fused.append(fused[-1])
+        else:
+            fused.append(_fuse_core(replace(graph, blocks=step, first_optimizer=(), trace=None)).blocks)
     # Unfolding and folding give every storage its old number, so that the other blocks fit as they are.
-    blocks = (*fused.blocks, *rest)
-    return replace(fused, blocks=blocks, first_optimizer=graph.first_optimizer, storages=_with_roles(graph, blocks))
+    rest = tuple(block for block in graph.blocks if block.ops[0].phase not in _FUSED_PHASES)
+    blocks = (*(block for step in fused for block in step), *rest)
+    return replace(graph, blocks=blocks, storages=_with_roles(graph, blocks), trace=None)
 
 
 def _with_roles(graph: Graph, blocks: Iterable[Block]) -> tuple[Storage, ...]:

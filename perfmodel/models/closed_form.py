@@ -19,8 +19,10 @@ def closed_form_flops(graph: Graph) -> float | None:
     Returns
     -------
     float or None
-        ``None`` for a module whose dimensions aren't known, or a family without such a formula.
+        ``None`` for a module whose dimensions aren't known, a family without such a formula, or a model that is
+        tuned by an adapter: the formula counts the gradients of all weights.
     """
-    if "dims" not in graph.meta:
+    if "dims" not in graph.meta or "adapter" in graph.meta:
         return None
-    return dims_from_dict(graph.meta["dims"]).closed_form_flops(graph.bindings)
+    once = dims_from_dict(graph.meta["dims"]).closed_form_flops(graph.bindings)
+    return None if once is None else once * graph.meta.get("accumulate", 1)

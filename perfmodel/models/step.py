@@ -241,9 +241,10 @@ def _capture_named(
         # What first layers of a kind of their own hand to all others dies with the layer after them.
         mixed = [s for s in dims.stacks if s.prefix and s.period == 1]
         few.update({s.path: probe_depth(s.depth, prefix=s.prefix + 1) for s in mixed})
-    # What a prefix adds is one table for all layers, which a few of them don't show.
-    derived = question["folded"] and not isinstance(adapter, PrefixTuning)
-    captured = few if derived else depths
+    if isinstance(adapter, PrefixTuning):
+        # The first layer's prefix has nothing before it to pass a gradient to.
+        few = {s.path: probe_depth(s.depth, prefix=s.prefix + 1, period=s.period) for s in dims.stacks}
+    captured = few if question["folded"] else depths
     module, stacks = build(
         entry,
         implementation=question["implementation"],

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import perfmodel as pm
 from perfmodel.errors import CaptureError
-from perfmodel.graph import fold, load_graph, save_graph, unfold
+from perfmodel.graph import fold, fuse, load_graph, save_graph, unfold
 from perfmodel.graph.capture import accumulation, capture_module
 from tests.graph.modules import TOKENS, Gpt, ids
 from tests.oracles.real_memory import _allocations
@@ -124,6 +124,37 @@ def test_peak_memory_is_that_of_a_real_loop() -> None:
         model, kwargs={"ids": tokens, "labels": labels}, optimizer="adamw", dispatch="cpu", accumulate=3
     )
     assert pm.memory_profile(graph, first_step=True).peak == pytest.approx(resident + peak, rel=1e-4)
+
+
+def test_micro_steps_are_fused_one_by_one(tmp_path: object) -> None:
+    one, two, three, many = (fuse(fold(step(n))) for n in (1, 2, 3, 6))
+    assert many.bytes() - three.bytes() == 3 * (three.bytes() - two.bytes())
+    # But for the division of its loss by the number of micro-steps, the first is the plain step.
+    assert two.bytes() - one.bytes() == pytest.approx(three.bytes() - two.bytes(), rel=1e-5)
+    # Beside the gradients that are there already a micro-step holds what the first one does.
+    gradients = sum(int(s.nbytes) * s.count for s in one.storages if s.role == "gradient")
+    peaks = [pm.memory_profile(graph).peak for graph in (one, two, many)]
+    assert peaks[0] < peaks[1] == peaks[2] <= peaks[0] + gradients
+    assert many.flops() == 6 * one.flops()
+    path = f"{tmp_path}/graph.json"
+    save_graph(step(6), path)
+    assert fuse(load_graph(path)) == many
+
+
+def test_a_prediction_counts_the_samples_of_all_micro_steps() -> None:
+    one, four = (pm.predict(step(n, dynamic_shapes=TOKENS), "nvidia-h100-sxm-80gb", runtime="eager") for n in (1, 4))
+    assert (one.micro_steps, four.micro_steps) == (1, 4)
+    assert four.samples_per_second == pytest.approx(4 * 3 / four.step_time)
+    assert four.tokens_per_second == pytest.approx(4 * 3 * 24 / four.step_time)
+    assert four.train(samples=1200).steps == 100 == one.train(samples=300).steps
+    assert four.model_flops == 4 * one.model_flops
+
+
+def test_the_textbook_count_is_of_all_micro_steps_and_of_no_adapter() -> None:
+    settings = {"batch": 1, "seq_len": 8, "layers": 1, "optimizer": None, "implementation": "reference"}
+    one, three = (pm.capture("gpt2", **settings, accumulate=n, cache=False) for n in (1, 3))
+    assert pm.closed_form_flops(three) == 3 * pm.closed_form_flops(one) > 0
+    assert pm.closed_form_flops(pm.capture("gpt2", **settings, adapter=pm.LoRA(), cache=False)) is None
 
 
 class Remembering(nn.Module):

@@ -22,7 +22,8 @@ from dataclasses import replace
 
 from perfmodel.graph.capture.recorder import Call
 from perfmodel.graph.fold import fold
-from perfmodel.graph.ir import Block, Graph
+from perfmodel.graph.ir import Graph
+from perfmodel.graph.micro_steps import split_micro_steps
 
 __all__ = ["MicroSteps", "repeat_micro_step"]
 
@@ -93,17 +94,7 @@ def repeat_micro_step(graph: Graph, micro_steps: MicroSteps) -> Graph:
     last = micro_steps.last
     trace = (*calls[: last.stop], *calls[last] * repeats, *calls[last.stop :])
     folded = fold(graph)
-    blocks = folded.blocks
-    start = max(i for i, block in enumerate(blocks) if _begins(block, blocks[i - 1] if i else None))
-    stop = max(i for i, block in enumerate(blocks) if _phase(block) == "backward") + 1
-    repeated = (*blocks[:stop], *blocks[start:stop] * repeats, *blocks[stop:])
+    steps = split_micro_steps(folded.blocks)
+    rest = folded.blocks[sum(map(len, steps)) :]
+    repeated = (*(block for step in steps for block in step), *steps[-1] * repeats, *rest)
     return replace(folded, blocks=repeated, trace=trace)
-
-
-def _begins(block: Block, before: Block | None) -> bool:
-    return _phase(block) == "forward" and (before is None or _phase(before) != "forward")
-
-
-def _phase(block: Block) -> str:
-    phase = block.ops[0].phase
-    return "backward" if phase == "recompute" else phase
