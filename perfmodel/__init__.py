@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel._lazy import lazy
 
 if TYPE_CHECKING:
+    from perfmodel.balance import balance
     from perfmodel.errors import PerfModelError
     from perfmodel.graph import Graph, load_graph, save_graph
     from perfmodel.hardware import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         load_fabric,
         load_node,
     )
+    from perfmodel.hardware.machine import load_machine
     from perfmodel.memory import MemoryProfile, largest_batch, memory_profile
     from perfmodel.models import (
         AdaLoRA,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         from_fx,
         model_names,
     )
+    from perfmodel.parallel.plan import Plan
     from perfmodel.predict import predict
     from perfmodel.prediction import Prediction
     from perfmodel.runtimes import Runtime, load_runtime, runtime_names
@@ -58,11 +61,13 @@ __all__ = [
     "MemoryProfile",
     "Node",
     "PerfModelError",
+    "Plan",
     "Prediction",
     "PrefixTuning",
     "PromptTuning",
     "QLoRA",
     "Runtime",
+    "balance",
     "capture",
     "closed_form_flops",
     "device_names",
@@ -73,6 +78,7 @@ __all__ = [
     "load_device",
     "load_fabric",
     "load_graph",
+    "load_machine",
     "load_node",
     "load_runtime",
     "memory_profile",
@@ -84,6 +90,7 @@ __all__ = [
 
 #: The names that each room gives.
 _ROOMS = {
+    "balance": ("balance",),
     "errors": ("PerfModelError",),
     "graph": ("Graph", "load_graph", "save_graph"),
     "hardware": (
@@ -95,6 +102,8 @@ _ROOMS = {
         *("AdaLoRA", "BottleneckAdapter", "Lengths", "LoRA", "PrefixTuning", "PromptTuning", "QLoRA"),
         *("capture", "closed_form_flops", "dims_from_config", "from_fx", "model_names"),
     ),
+    "hardware.machine": ("load_machine",),
+    "parallel.plan": ("Plan",),
     "predict": ("predict",),
     "prediction": ("Prediction",),
     "runtimes": ("Runtime", "load_runtime", "runtime_names"),

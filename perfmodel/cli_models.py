@@ -52,18 +52,19 @@ def show(
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="a name or an alias, e.g. llama-3.1-8b")],
+    model: Annotated[str, typer.Argument(help="a name, e.g. llama-3.1-8b, or a Hugging Face config.json")],
     batch: Annotated[int | None, typer.Option("--batch", help="sequences (images) a step")] = None,
     seq: Annotated[int | None, typer.Option("--seq", help="tokens a sequence, where the model has some")] = None,
     target_seq: Annotated[int | None, typer.Option("--target-seq", help="tokens of each target")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a model's layer as formulas, next to the counts of the captured step."""
-    from perfmodel.models import capture, catalogue
+    from perfmodel.models import capture
     from perfmodel.models.explain import explain as formulas_of
+    from perfmodel.models.from_config import find
     from perfmodel.report.explain import explanation_record, explanation_text
 
-    entry = catalogue.get(model)
+    entry = find(model)
     formulas = formulas_of(entry.dims)
     # Ours, because the formulas name its modules; both implementations have the same products.
     graph = capture(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,11 @@ import numpy.typing as npt
 from perfmodel.errors import UnsupportedError
 from perfmodel.graph.count import Coverage
 from perfmodel.memory import MemoryProfile
+from perfmodel.memory_ranks import RankMemory
+from perfmodel.parallel.plan import Plan
+from perfmodel.schedule.step import step_tasks
+from perfmodel.schedule.timed import TimedProgram
+from perfmodel.simulate import Timeline, simulate
 
 __all__ = ["Breakdown", "OpTime", "Prediction", "Training"]
 
@@ -50,12 +55,19 @@ class OpTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breakdown:
-    """Where the step's time goes, in seconds.
+    """Where the step's time goes, in seconds; under a plan that of the busiest pipeline rank.
 
     Attributes
     ----------
+    time : Mapping[str, float]
+        ``compute`` (forward, backward, recompute), ``optimizer``, communication that nothing hides by dimension of
+        the plan (``tp``, ``cp``, ``ep``, ``dp``, ``pp``), ``bubble`` (waiting for other stages), ``host`` (waiting
+        for the host to issue ops); sums to the step time.
+    communication : Mapping[str, float]
+        By dimension, hidden or not.
     phase : Mapping[str, float]
-        From the end of the phase before to its own end; sums to the step time.
+        On one device from the end of the phase before to its own end; under a plan the computing of each, and
+        ``waiting``. Sums to the step time.
     module, op_class, bound : Mapping[str, float]
         Busy time of the device, by module (layers of a stack together), op
         class and what the ops are bound by; each sums to ``device_busy``.
@@ -63,6 +75,8 @@ class Breakdown:
         The device computing, the host issuing, and the device waiting for the host.
     """
 
+    time: Mapping[str, float]
+    communication: Mapping[str, float]
     phase: Mapping[str, float]
     module: Mapping[str, float]
     op_class: Mapping[str, float]
@@ -103,18 +117,27 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What one training step costs on a device.
+    """What one training step costs on a device, or on a cluster under a plan.
 
     Attributes
     ----------
     model, device, runtime : str
-        What was predicted.
+        What was predicted; of a cluster, the kinds of its devices.
+    system : str
+        The cluster and its nodes; the device where there is one.
+    plan : Plan or None
+        How the step is laid out; ``None`` on one device.
+    devices : int
+    sequences : int or None
+        Sequences (or samples) of a step, over all data-parallel ranks; ``None`` if the graph has no symbol ``batch``.
     bindings : Mapping[str, int]
-        Batch, sequence and other sizes.
+        Batch, sequence and other sizes; under a plan those of a micro-batch.
     micro_steps : int
-        Times that a batch is run in a step, their gradients added up.
+        Times that a batch is run in a step, their gradients added up; under a plan its micro-batches.
     step_time : float
         Seconds an optimizer step takes.
+    engine : str
+        What gave the step time: ``"queues"`` of one device, ``"closed form"``, ``"max-plus"`` or ``"event"``.
     interval : tuple of float or None
         Stated uncertainty of the step time; ``None`` until it can be derived
         from residuals on measured runs.
@@ -128,7 +151,10 @@ class Prediction:
     model_flops, hardware_flops : float
         The numerators.
     memory, first_step_memory : MemoryProfile
-        Of a steady step, and of the first, which makes the optimizer's state.
+        Of a steady step, and of the first, which makes the optimizer's state. Under a plan both are a steady
+        step's on the pipeline rank that comes nearest to its capacity.
+    ranks : tuple of RankMemory
+        Of each pipeline rank; none on one device.
     capacity : float
         Bytes of the device's main memory.
     fits : bool
@@ -139,19 +165,27 @@ class Prediction:
     parameters : int
         Of the model, tied ones once.
     ops : tuple of OpTime
-        Every stored op.
+        Every stored op; under a plan those of the busiest pipeline rank.
     op_ends : ndarray of float64, shape [ops of a step]
-        Seconds from the step's begin at which each executed op was complete, layers spelled out.
+        Seconds from the step's begin at which each executed op was complete, layers spelled out; under a plan each
+        action of the schedule and the optimizer, on the rank whose memory is told.
     notes : tuple of str
         What a reader must know before believing the numbers.
+    timed : TimedProgram
+        What :attr:`timeline` is made of.
     """
 
     model: str
     device: str
     runtime: str
+    system: str
+    plan: Plan | None
+    devices: int
+    sequences: int | None
     bindings: Mapping[str, int]
     micro_steps: int
     step_time: float
+    engine: str
     interval: tuple[float, float] | None
     mfu: float
     hfu: float
@@ -160,6 +194,7 @@ class Prediction:
     hardware_flops: float
     memory: MemoryProfile
     first_step_memory: MemoryProfile
+    ranks: tuple[RankMemory, ...]
     capacity: float
     fits: bool
     breakdown: Breakdown
@@ -168,6 +203,16 @@ class Prediction:
     ops: tuple[OpTime, ...]
     op_ends: npt.NDArray[np.float64]
     notes: tuple[str, ...]
+    timed: TimedProgram = field(repr=False, compare=False)
+
+    @property
+    def timeline(self) -> Timeline:
+        """When everything happens on the ranks of one pipeline; their peers do the same at the same time.
+
+        Lanes are the compute, the host, and the communication of each kind; spans carry module paths.
+        ``timeline.save("step.json")`` writes a trace for Perfetto. Made anew at each call.
+        """
+        return simulate(step_tasks(self.timed.parts(spelled=True)))
 
     @property
     def memory_curve(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -177,14 +222,7 @@ class Prediction:
     @property
     def samples_per_second(self) -> float | None:
         """Sequences (or samples) a second; ``None`` if the graph has no symbol ``batch``."""
-        batch = self._samples
-        return None if batch is None else batch / self.step_time
-
-    @property
-    def _samples(self) -> int | None:
-        """Sequences that a step sees."""
-        batch = self.bindings.get("batch")
-        return None if batch is None else batch * self.micro_steps
+        return None if self.sequences is None else self.sequences / self.step_time
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -230,7 +268,7 @@ class Prediction:
             number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
             if not number or not np.isfinite(value) or value <= 0:
                 raise UnsupportedError(f"{name} must be a positive number, not {value!r}")
-        batch, seq = self._samples, self.bindings.get("seq")
+        batch, seq = self.sequences, self.bindings.get("seq")
         if steps is None and batch is None:
             raise UnsupportedError(
                 f"{self.model} has no size called 'batch' to turn {', '.join(given)} into steps; give steps"
@@ -254,9 +292,14 @@ class Prediction:
             "model": self.model,
             "device": self.device,
             "runtime": self.runtime,
+            "system": self.system,
+            "devices": self.devices,
+            "plan": None if self.plan is None else self.plan.to_dict(),
             "sizes": dict(self.bindings),
+            "sequences": self.sequences,
             "micro_steps": self.micro_steps,
             "step_time_s": self.step_time,
+            "engine": self.engine,
             "interval_s": self.interval,
             "samples_per_second": self.samples_per_second,
             "tokens_per_second": self.tokens_per_second,
@@ -272,7 +315,10 @@ class Prediction:
             "memory": self.memory.to_dict(),
             "memory_curve": _thinned(*self.memory_curve),
             "first_step_memory": self.first_step_memory.to_dict(),
+            "ranks": [rank.to_dict() for rank in self.ranks],
             "breakdown_s": {
+                "time": dict(self.breakdown.time),
+                "communication": dict(self.breakdown.communication),
                 "phase": dict(self.breakdown.phase),
                 "module": dict(self.breakdown.module),
                 "op_class": dict(self.breakdown.op_class),

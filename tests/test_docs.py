@@ -110,8 +110,9 @@ class Reader:
 
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_a_chapter_runs_from_top_to_bottom(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if "--plot" in text_of(page):
-        pytest.importorskip("matplotlib")
+    for needs, package in (("--plot", "matplotlib"), ("import peft", "peft"), ("from transformers", "transformers")):
+        if needs in text_of(page):
+            pytest.importorskip(package)
     reader = Reader(page, capsys)
     does = {"python": reader.python, "console": reader.console, "yaml": reader.yaml, "": lambda block: None}
     for block in blocks(page):
@@ -173,6 +174,33 @@ def test_the_explained_values_are_all_there_are() -> None:
     assert codes(rows("memory.md", "## What memory is for")) == set(ROLES)
     assert codes(rows("runtimes.md", "# Runtimes")) == set(pm.runtime_names())
     assert {name.strip('"') for name in codes(rows("counting.md", "## Conventions"))} == set(CONVENTIONS)
+
+
+def test_the_models_chapter_tells_every_family_and_config() -> None:
+    from perfmodel.models import catalogue, from_config
+    from perfmodel.models.families import FAMILIES
+    from perfmodel.models.inputs import SYMBOLS, batch_inputs
+
+    table = {row[0].strip("`"): row for row in rows("models.md", "## The catalogue")}
+    assert set(table) == set(FAMILIES)
+    for entry in map(catalogue.get, catalogue.names()):
+        _, _, sizes, origin = table[entry.dims.family]
+        shapes = [shape for shape, _ in batch_inputs(entry.dims).values()]
+        needed = [size for size in SYMBOLS[1:] if any(size in shape for shape in shapes)]
+        assert sizes == (", ".join(f"`{size}`" for size in needed) or "none"), entry.name
+        assert ("Hugging Face" in origin) == (FAMILIES[entry.dims.family].config is not None)
+    listed = re.search(r"^These values of `model_type` are understood: (.+?)\.", text_of("models.md"), re.M)
+    assert listed is not None
+    assert re.findall(r"`(\w+)`", listed[1]) == sorted(from_config.READERS)
+
+
+def test_the_fine_tuning_chapter_tells_every_adapter_and_optimizer() -> None:
+    from perfmodel.graph.capture import OPTIMIZERS
+    from perfmodel.models.adapters import ADAPTERS
+
+    told = {row[0].strip("`"): row[1].strip("`") for row in rows("fine-tuning.md", "## Adapters")}
+    assert told == {kind: f"pm.{cls.__name__}" for kind, cls in ADAPTERS.items()}
+    assert codes(rows("fine-tuning.md", "## Optimizers")) == set(OPTIMIZERS)
 
 
 DEVICE_MISTAKES = {

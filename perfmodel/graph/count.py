@@ -149,7 +149,7 @@ def total_flops(
         op, _, c, times = counted
         if c is None or (phase and op.phase != phase) or (dtype and c.dtype != dtype):
             return 0
-        if not recompute and op.phase == "recompute":
+        if not recompute and op.phase in ("recompute", "optimizer"):
             return 0
         if unit == "vector":
             return c.vector_flops * times

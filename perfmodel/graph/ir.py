@@ -266,7 +266,8 @@ class Graph:
         recompute : bool
             Whether work that is done again counts: activation checkpoints and
             the scores that a fused attention backward recomputes. ``False``
-            gives model flops, as in MFU; ``True`` gives those of HFU.
+            gives model flops, as in MFU, which are of forward and backward
+            (Muon's products are the optimizer's); ``True`` gives those of HFU.
         phase, dtype : str, optional
             Only this phase, only arithmetic in this type.
         at : mapping, optional

@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["ANY_DTYPE", "KERNEL_CONSTANTS", "KERNEL_DTYPES", "MAX_CONSTANTS", "KernelConstants", "KernelResidual"]
 
-#: A family has no more constants than this for one device and one type.
+#: No more constants of a family are fitted for one device and one type.
 MAX_CONSTANTS = 6
 
 #: The type of a family's constants that hold for every type.
@@ -26,16 +26,18 @@ _TIME = (0.0, 1e-2)  # s
 _FRACTION = (1e-3, 1.0)
 _SHARE = (0.0, 1.0)
 
+_CLOCKS = (0.0, 1e6)
+
 _MATMUL = {
     "rate": _FRACTION,
     "bandwidth": _FRACTION,
-    "cache": (1e-3, 10.0),
-    "launch": _TIME,
+    "cache": _FRACTION,
+    "launch": _CLOCKS,
     "throttle": (0.0, 4.0),
     "store": _SHARE,
-    "fill": _TIME,
-    "split": _TIME,
-    "resident": (0.0, 2.0),
+    "fill": _CLOCKS,
+    "split": _CLOCKS,
+    "start": _TIME,
     "gap": _TIME,
     "floor": _TIME,
 }
@@ -75,7 +77,7 @@ class KernelConstants:
     Attributes
     ----------
     values : mapping of str to float
-        At most :data:`MAX_CONSTANTS`, in SI, keyed as :data:`KERNEL_CONSTANTS` says.
+        In SI, keyed as :data:`KERNEL_CONSTANTS` says.
     data, date : str
         What was fitted, and when.
     model : str

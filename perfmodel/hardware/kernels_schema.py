@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from perfmodel.errors import UnitError, suggestion
 from perfmodel.hardware.fields import Text
@@ -20,6 +20,8 @@ from perfmodel.units import parse_quantity
 from perfmodel.yamlfile import FileModel, problem
 
 __all__ = ["KernelFile", "check_kernels"]
+
+_QUANTITY = {"description": "a number with its unit", "type": ["string", "number"]}
 
 
 def _constant(value: Any) -> float:
@@ -41,7 +43,7 @@ class SourcedConstant(SourcedNumber):
 class KernelResidualFile(FileModel):
     """Held-out residuals of one range of predicted times."""
 
-    below: Annotated[float | None, quantity("s")] = None
+    below: Annotated[float, quantity("s"), WithJsonSchema(_QUANTITY)] | None = None
     low: float
     high: float
     count: int = Field(ge=1)
@@ -57,11 +59,16 @@ class KernelFile(FileModel):
     data: Text
     date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}(-[0-9]{2})?$")]
     model: str = ""
-    constants: dict[str, SourcedConstant] = Field(min_length=1, max_length=MAX_CONSTANTS)
+    constants: dict[str, SourcedConstant]
     residuals: list[KernelResidualFile] = Field(default_factory=list, max_length=16)
 
     @model_validator(mode="after")
     def _is_ordered(self) -> KernelFile:
+        if not self.constants:
+            raise problem("no constant is given; write at least one", "constants")
+        fitted = [name for name, number in self.constants.items() if number.source == "fitted"]
+        if len(fitted) > MAX_CONSTANTS:
+            raise problem(f"{len(fitted)} constants are fitted; {MAX_CONSTANTS} at most", "constants")
         reached = 0.0
         for index, entry in enumerate(self.residuals):
             if entry.low > entry.high:

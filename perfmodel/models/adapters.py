@@ -12,15 +12,32 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from perfmodel.errors import UnsupportedError
+from perfmodel.errors import UnknownNameError, UnsupportedError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AdaLoRA", "Adapter", "BottleneckAdapter", "LoRA", "PrefixTuning", "PromptTuning", "QLoRA", "apply"]
+__all__ = [
+    "ADAPTERS",
+    "AdaLoRA",
+    "Adapter",
+    "BottleneckAdapter",
+    "LoRA",
+    "PrefixTuning",
+    "PromptTuning",
+    "QLoRA",
+    "apply",
+    "check_adapter",
+]
 
 #: ``targets`` for every linear layer but the output layer.
 ALL_LINEAR = "all-linear"
+
+#: Fields of specifications that count something.
+_COUNTS = ("rank", "virtual_tokens", "size", "block")
+
+#: Types that an adapter's weights can have.
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +45,9 @@ class Adapter:
     """What all fine-tuning methods share."""
 
     kind: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types.
@@ -63,9 +83,6 @@ class LoRA(Adapter):
     targets: tuple[str, ...] | None = None
     dropout: float = 0.0
     dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        _positive(self, "rank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +136,6 @@ class AdaLoRA(Adapter):
     orthogonality: float = 0.5
     dtype: str | None = None
 
-    def __post_init__(self) -> None:
-        _positive(self, "rank")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixTuning(Adapter):
@@ -137,9 +151,6 @@ class PrefixTuning(Adapter):
 
     virtual_tokens: int = 20
 
-    def __post_init__(self) -> None:
-        _positive(self, "virtual_tokens")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTuning(Adapter):
@@ -153,9 +164,6 @@ class PromptTuning(Adapter):
     kind: ClassVar[str] = "prompt-tuning"
 
     virtual_tokens: int = 20
-
-    def __post_init__(self) -> None:
-        _positive(self, "virtual_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +187,6 @@ class BottleneckAdapter(Adapter):
     targets: tuple[str, ...] | None = None
     train_norms: bool = True
 
-    def __post_init__(self) -> None:
-        _positive(self, "size")
-
 
 def apply(module: torch.nn.Module, spec: Adapter) -> torch.nn.Module:
     """Add an adapter to a module, which is changed and returned; all that it had before is frozen.
@@ -196,22 +201,40 @@ def apply(module: torch.nn.Module, spec: Adapter) -> torch.nn.Module:
     UnsupportedError
         If the module has no layer that the specification can change.
     """
-    if not isinstance(spec, Adapter) or not spec.kind:
-        known = ", ".join(sorted(_all_subclasses()))
-        raise UnsupportedError(f"adapter is a {type(spec).__name__}; give one of {known}, e.g. LoRA(rank=16)")
+    check_adapter(spec)
     from perfmodel.models import adapters_modules
 
     return adapters_modules.apply(module, spec)
 
 
-def _all_subclasses() -> list[str]:
-    return [cls.__name__ for cls in (LoRA, QLoRA, AdaLoRA, PrefixTuning, PromptTuning, BottleneckAdapter)]
+def check_adapter(spec: object) -> None:
+    """Refuse what isn't a specification.
+
+    Raises
+    ------
+    UnsupportedError
+    """
+    if not isinstance(spec, Adapter) or not spec.kind:
+        known = ", ".join(sorted(cls.__name__ for cls in ADAPTERS.values()))
+        raise UnsupportedError(f"adapter is a {type(spec).__name__}; give one of {known}, e.g. LoRA(rank=16)")
 
 
-def _positive(spec: Adapter, name: str) -> None:
-    value = getattr(spec, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UnsupportedError(f"{type(spec).__name__}: {name} must be a positive integer, not {value!r}")
+#: All of them, by ``kind``.
+ADAPTERS: dict[str, type[Adapter]] = {
+    cls.kind: cls for cls in (LoRA, QLoRA, AdaLoRA, PrefixTuning, PromptTuning, BottleneckAdapter)
+}
+
+
+def _check(spec: Adapter) -> None:
+    """Refuse what no layer can be made of."""
+    name = type(spec).__name__
+    for field, value in asdict(spec).items():
+        if field in _COUNTS and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UnsupportedError(f"{name}: {field} must be a positive integer, not {value!r}")
+        if field == "dropout" and not 0 <= value <= 1:
+            raise UnsupportedError(f"{name}: dropout is a share from 0 to 1, not {value!r}")
+        if field == "dtype" and value not in (None, *_DTYPES):
+            raise UnknownNameError(f"dtype of {name}", str(value), _DTYPES, f"give one of {', '.join(_DTYPES)}")
 
 
 def _plain(value: Any) -> Any:

@@ -14,8 +14,8 @@ from perfmodel.graph import huggingface
 from perfmodel.graph.depth import probe_depth, with_depth
 from perfmodel.graph.fold import fold
 from perfmodel.graph.ir import Graph
-from perfmodel.models import catalogue
-from perfmodel.models.adapters import Adapter, PrefixTuning, apply
+from perfmodel.models.adapters import Adapter, PrefixTuning, apply, check_adapter
+from perfmodel.models.catalogue import ModelEntry
 from perfmodel.models.families import family_of
 from perfmodel.models.from_config import find
 from perfmodel.models.inputs import SYMBOLS, batch_inputs
@@ -37,7 +37,7 @@ Progress = Callable[[str], None]
 
 
 def capture(
-    model: str | torch.nn.Module,
+    model: str | ModelEntry | torch.nn.Module,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -65,9 +65,9 @@ def capture(
 
     Parameters
     ----------
-    model : str or torch.nn.Module
+    model : str, ModelEntry or torch.nn.Module
         A name of the catalogue, the path of a Hugging Face ``config.json`` or of its
-        folder, or any module that returns a loss.
+        folder, dimensions of your own as an entry, or any module that returns a loss.
     args, kwargs
         For a module: the inputs of its call.
     optimizer : str, callable or None
@@ -128,7 +128,7 @@ def capture(
     """
     if dispatch not in DISPATCH:
         raise UnknownNameError("dispatch", dispatch, DISPATCH)
-    if not isinstance(model, str):
+    if not isinstance(model, (str, ModelEntry)):
         given = {
             "batch": batch, "seq_len": seq_len, "target_seq_len": target_seq_len, "dtype": dtype, "layers": layers,
             "gradient_checkpointing": gradient_checkpointing or None, "adapter": adapter, "packing": packing,
@@ -159,7 +159,9 @@ def capture(
         raise UnsupportedError(
             "args, kwargs and dynamic_shapes are for modules; a model by name takes batch and seq_len"
         )
-    entry = find(model)
+    if adapter is not None:
+        check_adapter(adapter)
+    entry = model if isinstance(model, ModelEntry) else find(model)
     sizes = _sizes(entry, {"batch": batch, "seq": seq_len, "target_seq": target_seq_len})
     if packing is not None and packing.seq_len != sizes.get("seq"):
         raise ShapeError(f"rows were packed to {packing.seq_len} tokens, not {sizes.get('seq')}; pack them to seq_len")
@@ -220,7 +222,7 @@ def from_fx(graph_module: Any, example_inputs: Sequence[Any], *, name: str | Non
 
 
 def _capture_named(
-    entry: catalogue.ModelEntry,
+    entry: ModelEntry,
     dims: ModelDims,
     sizes: dict[str, int],
     question: dict[str, Any],
@@ -293,7 +295,7 @@ def _capture_named(
     return with_depth(graph, {stacks[path]: depth for path, depth in depths.items() if depth != captured[path]})
 
 
-def _depths(entry: catalogue.ModelEntry, layers: int | Mapping[str, int] | None) -> dict[str, int]:
+def _depths(entry: ModelEntry, layers: int | Mapping[str, int] | None) -> dict[str, int]:
     """Number of layers of each stack, as asked for."""
     own = {stack.path: stack.depth for stack in entry.dims.stacks}
     if layers is None:
@@ -313,7 +315,7 @@ def _depths(entry: catalogue.ModelEntry, layers: int | Mapping[str, int] | None)
 _ARGUMENTS = {"batch": ("batch", 8), "seq": ("seq_len", 1024), "target_seq": ("target_seq_len", 256)}
 
 
-def _sizes(entry: catalogue.ModelEntry, given: Mapping[str, int | None]) -> dict[str, int]:
+def _sizes(entry: ModelEntry, given: Mapping[str, int | None]) -> dict[str, int]:
     needed = {size for shape, _ in batch_inputs(entry.dims).values() for size in shape if size in SYMBOLS}
     sizes: dict[str, int] = {}
     for symbol, value in given.items():
@@ -335,7 +337,7 @@ def _sizes(entry: catalogue.ModelEntry, given: Mapping[str, int | None]) -> dict
     return sizes
 
 
-def _implementation(wanted: str, entry: catalogue.ModelEntry) -> str:
+def _implementation(wanted: str, entry: ModelEntry) -> str:
     if wanted not in IMPLEMENTATIONS:
         raise UnknownNameError("implementation", wanted, IMPLEMENTATIONS)
     exists = family_of(entry.dims).config is not None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from perfmodel.graph.ir import Graph, holds
 from perfmodel.graph.paths import layer_path
 from perfmodel.prediction import Prediction, Training
+from perfmodel.report.plan import plan_text, rank_lines, share_lines
 from perfmodel.report.table import table
 
 __all__ = ["amount", "graph_text", "ops_text", "prediction_text", "seconds", "table"]
@@ -21,7 +23,8 @@ def prediction_text(prediction: Prediction, training: Training | None = None) ->
     rates = [f"{p.tokens_per_second:,.0f} tokens/s"] if p.tokens_per_second is not None else []
     rates += [f"{p.samples_per_second:,.4g} samples/s"] if p.samples_per_second is not None else []
     lines = [
-        f"{p.model} on {p.device} ({p.runtime}){': ' if sizes else ''}{sizes}",
+        f"{p.model} on {p.device if p.plan is None else p.system} ({p.runtime}){': ' if sizes else ''}{sizes}",
+        *([] if p.plan is None else [f"  plan        {plan_text(p.plan)}: {p.devices:,} devices"]),
         f"  step time   {seconds(p.step_time)}" + "".join(f"   {rate}" for rate in rates),
         "  interval    none: no measured residuals yet",
         f"  MFU         {p.mfu:.1%} of the {p.compute_dtype} matrix peak "
@@ -56,7 +59,7 @@ def graph_text(graph: Graph, closed_form: float | None = None) -> str:
     model_flops = graph.flops("matrix", recompute=False)
     lines = [
         f"{graph.name}: {', '.join(f'{name} {value:,}' for name, value in graph.bindings.items()) or 'fixed sizes'}",
-        f"  source      {graph.meta.get('implementation', 'module')}, optimizer {graph.meta.get('optimizer')}",
+        f"  source      {', '.join(_origin(graph.meta))}",
         f"  parameters  {graph.parameters():,} ({graph.parameters(trainable_only=True):,} trainable)",
         f"  ops         {graph.depth:,} a step, {sum(len(b.ops) for b in graph.blocks):,} stored",
         f"  flops       {amount(model_flops)} matrix (model), {amount(graph.flops('matrix'))} executed, "
@@ -80,11 +83,20 @@ def graph_text(graph: Graph, closed_form: float | None = None) -> str:
     return "\n".join(lines)
 
 
+def _origin(meta: Mapping[str, Any]) -> list[str]:
+    """Whose modules ran, and how they are trained."""
+    parts = [str(meta.get("implementation", "module")), f"optimizer {meta.get('optimizer')}"]
+    parts += [f"adapter {meta['adapter']['kind']}"] if "adapter" in meta else []
+    parts += [f"{meta['accumulate']} micro-steps"] if "accumulate" in meta else []
+    return [*parts, *([f"autocast to {meta['autocast']}"] if "autocast" in meta else [])]
+
+
 def _layer_lines(graph: Graph) -> list[str]:
     """How many of the layers of each stack are stored; all of them where each differs from its neighbours."""
     lines = []
     for stack, depth in graph.stacks.items():
         stored = sum(abs(b.step) for b in graph.blocks if b.stack == stack and b.ops[0].phase == "forward")
+        stored //= graph.meta.get("accumulate", 1)
         if stored:
             lines.append(f"  layers      {stack}: {depth}, stored as {stored}")
     return lines
@@ -146,6 +158,8 @@ def amount(value: float) -> str:
 
 
 def _memory_lines(p: Prediction) -> list[str]:
+    if p.plan is not None:
+        return _plan_memory_lines(p)
     peak = max(p.memory.peak, p.first_step_memory.peak)
     verdict = "fits" if p.fits else "DOES NOT FIT"
     parts = {role: size for role, size in p.memory.at_peak.items() if size >= 0.0005 * p.memory.peak}
@@ -163,10 +177,23 @@ def _memory_lines(p: Prediction) -> list[str]:
     return lines
 
 
+def _plan_memory_lines(p: Prediction) -> list[str]:
+    verdict = "fits" if p.fits else "DOES NOT FIT"
+    parts = {name: size for name, size in p.memory.at_peak.items() if size >= 0.0005 * p.memory.peak}
+    composition = ", ".join(f"{name} {_gib(size)}" for name, size in parts.items())
+    return [
+        f"  memory      peak {_gib(p.memory.peak)} of {_gib(p.capacity)}: {verdict}",
+        f"              at the peak ({p.memory.peak_phase}, {p.memory.peak_module or 'root'}): {composition}",
+        *(rank_lines(p) if len(p.ranks) > 1 else []),
+    ]
+
+
 def _time_lines(p: Prediction) -> list[str]:
     b = p.breakdown
     lines = [f"  phases      {_shares(b.phase, p.step_time)}"]
-    if b.device_idle > 0.005 * p.step_time:
+    if p.plan is not None:
+        lines = [*share_lines(p), *lines]
+    elif b.device_idle > 0.005 * p.step_time:
         lines.append(
             f"  host        device waits {b.device_idle / p.step_time:.1%} of the step for the host to issue ops"
         )

@@ -9,7 +9,7 @@ from perfmodel.errors import UnsupportedError
 from perfmodel.graph.ir import Block, Graph, Op, Ref, Storage
 from perfmodel.ops import Tensor, has_rule
 
-__all__ = ["merge_optimizer"]
+__all__ = ["FUSED_KERNELS", "merge_optimizer"]
 
 #: Optimizers of torch.optim that run foreach kernels on an accelerator unless told not to: all that have them but
 #: Adafactor, which is chosen to save memory. Adam's, SGD's and RMSprop's foreach code runs the ops of their
@@ -19,7 +19,7 @@ _FOREACH = frozenset(
 ) | {"sgd-momentum"}
 
 #: The fused kernel of each optimizer of torch.optim that has one.
-_FUSED_KERNELS = {
+FUSED_KERNELS = {
     "adagrad": "aten._fused_adagrad_",
     "adamw": "aten._fused_adamw_",
     "adam": "aten._fused_adam_",
@@ -72,7 +72,7 @@ def merge_optimizer(graph: Graph, kind: str) -> Graph:
         steps = [block for block in blocks if block.ops[0].phase == "optimizer"]
         position = next((i for i, block in enumerate(blocks) if block.ops[0].phase == "optimizer"), len(others))
         left, taken = _split(steps, owners, mergeable)
-        made = _fused(graph, taken, owners, _FUSED_KERNELS[half]) if kind == "fused" else _foreach(graph, taken, owners)
+        made = _fused(graph, taken, owners, FUSED_KERNELS[half]) if kind == "fused" else _foreach(graph, taken, owners)
         return (*others[:position], *left, *made, *others[position:])
 
     captured = {op.name for block in graph.blocks for op in block.ops if op.phase == "optimizer"}
@@ -83,7 +83,7 @@ def merge_optimizer(graph: Graph, kind: str) -> Graph:
         )
     if kind == "foreach" and half not in _FOREACH:
         return graph
-    if kind == "fused" and half not in _FUSED_KERNELS:
+    if kind == "fused" and half not in FUSED_KERNELS:
         raise UnsupportedError(
             f"optimizer {optimizer!r} has no fused kernel in torch.optim; use a runtime with foreach or as-captured"
         )

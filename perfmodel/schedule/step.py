@@ -18,13 +18,18 @@ import numpy as np
 
 from perfmodel.schedule.actions import ActionKind, Floats, Ints, Schedule
 from perfmodel.schedule.build import action_tables
+from perfmodel.schedule.closed_form import has_closed_form, pipeline_time
+from perfmodel.schedule.pipeline import SCHEDULES
 from perfmodel.schedule.tasks import Resource, TaskGraph
 from perfmodel.timing.stage import BEFORE, StageWork
 
-__all__ = ["StepParts", "step_tasks"]
+__all__ = ["COMPUTE", "StepParts", "busy_by_rank", "regular_step", "step_tasks", "works_of"]
 
 #: Parts of the main chain are on this stream, or on that of the group whose collective they wait for.
 COMPUTE = "compute"
+
+#: Parts of one action that are issued at the same place are told apart by so many bits.
+_PART_BITS = 24
 
 WorkOf = Callable[[int, str, bool, bool], StageWork]
 
@@ -70,6 +75,86 @@ def step_tasks(parts: StepParts) -> TaskGraph:
     return _Step(parts).run()
 
 
+def works_of(parts: StepParts) -> list[tuple[StageWork, ...]]:
+    """The work of every action of the schedule; of an overlapped pair the forward's and the backward's."""
+    schedule, work = parts.schedule, parts.work
+    tables = dict(zip("FBW", action_tables(schedule), strict=True))
+    first = {name: table.min(axis=1).tolist() for name, table in tables.items()}
+    last = {name: table.max(axis=1).tolist() for name, table in tables.items()}
+
+    def of(position: int, name: str, stage: int) -> StageWork:
+        table = "B" if name == "I" else name
+        return work(stage, name, position == first[table][stage], position == last[table][stage])
+
+    found: list[tuple[StageWork, ...]] = []
+    columns = (schedule.kind, schedule.stage, schedule.backward_stage)
+    for position, (kind, stage, other) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        if kind == ActionKind.FB:
+            found.append((of(position, "F", stage), of(position, "B", other)))
+        else:
+            found.append((of(position, ActionKind(kind).name, stage),))
+    return found
+
+
+def busy_by_rank(parts: StepParts) -> list[dict[str, float]]:
+    """Seconds by kind of what each rank does one after the other, the optimizer included."""
+    schedule = parts.schedule
+    counts: dict[tuple[int, int], tuple[int, StageWork]] = {}
+    for rank, works in zip(schedule.action_rank.tolist(), works_of(parts), strict=True):
+        for work in works:
+            times, _ = counts.get((rank, id(work)), (0, work))
+            counts[rank, id(work)] = times + 1, work
+    found: list[dict[str, float]] = [{} for _ in range(schedule.pp)]
+    steps = [(rank, 1, parts.work(stage, "O", True, True)) for stage, rank in enumerate(schedule.stage_rank.tolist())]
+    for rank, times, work in [*((rank, times, work) for (rank, _), (times, work) in counts.items()), *steps]:
+        for kind, seconds in work.busy.items():
+            found[rank][kind] = found[rank].get(kind, 0.0) + times * seconds
+    return found
+
+
+def regular_step(parts: StepParts) -> float | None:
+    """Seconds of a step by formula, where all stages take the same time and nothing runs beside their compute.
+
+    Within a per cent of the simulation: what only the first or the last micro-batch does is counted once, and
+    the host, which must not be slower than the device, only before the first op.
+    """
+    schedule = parts.schedule
+    stages = range(schedule.stages)
+    split = schedule.splits_backward
+    names = ("F", "I", "W") if split else ("F", "B")
+    works = {name: [parts.work(stage, name, False, False) for stage in stages] for name in names}
+    ends = [parts.work(stage, name, first, not first) for stage in stages for name in names for first in (True, False)]
+    every = [work for known in works.values() for work in known]
+    if not all(work.main.all() and work.host <= work.time for work in (*every, *ends)):
+        return None
+    times = {name: np.array([work.time for work in known]) for name, known in works.items()}
+    hops = [parts.transfer_forward[:-1], parts.transfer_backward[:-1]]
+    if any(np.ptp(each) > 1e-9 * np.max(each) for each in times.values()) or (
+        schedule.pp > 1 and np.ptp(np.concatenate(hops)) > 0
+    ):
+        return None
+    plan = {
+        "pp": schedule.pp,
+        "micro_batches": schedule.micro_batches,
+        "chunks": schedule.stages_per_rank,
+        "forward": float(times["F"][0]),
+        "backward_input": float(times["I" if split else "B"][0]),
+        "backward_weight": float(times["W"][0]) if split else 0.0,
+        "p2p": float(parts.transfer_forward[0]) if schedule.pp > 1 else 0.0,
+    }
+    if schedule.name not in SCHEDULES or parts.blocking or not bool(has_closed_form(schedule.name, **plan)):
+        return None
+    optimizer = [0.0] * schedule.pp
+    extra = [0.0] * schedule.pp
+    for stage, rank in enumerate(schedule.stage_rank.tolist()):
+        optimizer[rank] += parts.work(stage, "O", True, True).time
+        for name in names:
+            usual = parts.work(stage, name, False, False).time
+            extra[rank] += sum(parts.work(stage, name, first, not first).time - usual for first in (True, False))
+    lead = parts.start + works["F"][0].lead
+    return lead + float(pipeline_time(schedule.name, **plan)) + float(np.add(optimizer, extra).max())
+
+
 @dataclass(slots=True)
 class _Table:
     """Columns of tasks as they come; sorting by resource gives the final ids."""
@@ -102,7 +187,8 @@ class _Table:
         new[order] = np.arange(self.count)
         source, target = (new[np.concatenate(ends)] for ends in zip(*self.edges, strict=True))
         resources = tuple(
-            Resource(name=f"rank {rank} {stream}", group=f"rank {rank}", stream=stream) for rank, stream in self.resources
+            Resource(name=f"rank {rank} {stream}", group=f"rank {rank}", stream=stream)
+            for rank, stream in self.resources
         )
         return TaskGraph(
             duration=np.concatenate(self.durations)[order],
@@ -137,7 +223,7 @@ class _Step:
         self.beside: dict[int, tuple[int, int, int]] = {}
 
     def run(self) -> TaskGraph:
-        works = self._works()
+        works = works_of(self.parts)
         self._add_actions(works)
         forward, backward, _ = action_tables(self.schedule)
         forwards, backwards = (self.entry, self.forward_exit), (self.backward_entry, self.backward_exit)
@@ -147,26 +233,6 @@ class _Step:
         return self.table.build()
 
     # -- actions --------------------------------------------------------------------
-
-    def _works(self) -> list[tuple[StageWork, ...]]:
-        """Parts of every action; the forward and the backward of a pair one after the other."""
-        schedule, work = self.schedule, self.parts.work
-        tables = dict(zip("FBW", action_tables(schedule), strict=True))
-        first = {name: table.min(axis=1).tolist() for name, table in tables.items()}
-        last = {name: table.max(axis=1).tolist() for name, table in tables.items()}
-
-        def of(position: int, name: str, stage: int) -> StageWork:
-            table = "B" if name == "I" else name
-            return work(stage, name, position == first[table][stage], position == last[table][stage])
-
-        found: list[tuple[StageWork, ...]] = []
-        columns = (schedule.kind, schedule.stage, schedule.backward_stage)
-        for position, (kind, stage, other) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-            if kind == ActionKind.FB:
-                found.append((of(position, "F", stage), of(position, "B", other)))
-            else:
-                found.append((of(position, ActionKind(kind).name, stage),))
-        return found
 
     def _add_actions(self, works: Sequence[tuple[StageWork, ...]]) -> None:
         """Actions of the same stages and parts at once."""
@@ -195,7 +261,9 @@ class _Step:
             other = number == 1
             stage = (schedule.backward_stage if other else schedule.stage)[first]
             batches = (schedule.backward_micro_batch if other else schedule.micro_batch)[positions]
-            ids = self._add_work(work, int(self.rank[first]), positions, batches, f"{name} stage {stage}", shift, before)
+            ids = self._add_work(
+                work, int(self.rank[first]), positions, batches, f"{name} stage {stage}", shift, before
+            )
             main = np.flatnonzero(work.main)
             entry, last = ids[:, main[0]], ids[:, main[-1]]
             if not other:
@@ -215,7 +283,7 @@ class _Step:
         titles = [label if path else (title if main else f"{label} {title}")
                   for label, path, main in zip(work.label, work.path, work.main.tolist(), strict=True)]  # fmt: skip
         label = np.array([table.name("label", text) for text in titles])
-        issue = (work.issue + shift) * parts + np.arange(parts)
+        issue = ((work.issue + shift) << _PART_BITS) + np.arange(parts)
         ids = table.add(
             np.tile(work.duration, count),
             np.tile(resource, count),
@@ -272,9 +340,7 @@ class _Step:
 
     # -- between stages -----------------------------------------------------------------
 
-    def _add_hops(
-        self, what: str, seconds: Floats, producers: Ints, consumers: Ints, ends: tuple[Ints, Ints]
-    ) -> None:
+    def _add_hops(self, what: str, seconds: Floats, producers: Ints, consumers: Ints, ends: tuple[Ints, Ints]) -> None:
         """Dependencies between neighbour stages, [stages - 1, micro-batches], with transfers where ranks differ."""
         table, rank = self.table, self.rank
         entry, exit_ = ends
@@ -288,7 +354,10 @@ class _Step:
             return
         source, target, each = source[crosses], target[crosses], each[crosses]
         pairs = list(zip(rank[source].tolist(), rank[target].tolist(), strict=True))
-        streams = {(a, b): table.resource(a, COMPUTE if self.parts.blocking else f"{what} to rank {b}") for a, b in sorted(set(pairs))}
+        streams = {
+            (a, b): table.resource(a, COMPUTE if self.parts.blocking else f"{what} to rank {b}")
+            for a, b in sorted(set(pairs))
+        }
         numbers = np.repeat(np.arange(stages), batches)[crosses]
         labels = [
             table.name("label", f"{what} stage {s if forwards else s + 1} to stage {s + 1 if forwards else s}")
@@ -326,7 +395,9 @@ class _Step:
                 self.table.edges.append((np.array(waits, dtype=np.int64), np.full(len(waits), main[0])))
                 if has_host:
                     lead, rest = _host((work,))
-                    self._add_host(np.array([rank]), place, np.array([lead]), np.array([rest]), main[:1], np.array([-1]))
+                    self._add_host(
+                        np.array([rank]), place, np.array([lead]), np.array([rest]), main[:1], np.array([-1])
+                    )
                 before, waits = main[-1], []
 
 

@@ -16,7 +16,7 @@ from perfmodel.runtimes import Runtime
 from perfmodel.timing.device import OpTimes, op_times, rates_of
 from perfmodel.timing.work import OpWork
 
-__all__ = ["OpTable", "TimedOps", "blocks_host", "host_cost", "time_ops"]
+__all__ = ["OpEntry", "OpTable", "TimedOps", "blocks_host", "host_cost", "time_ops"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,6 +80,16 @@ def blocks_host(counted: Counted) -> bool:
     return counted.op.name == "aten._local_scalar_dense" and counted.op.phase != "optimizer"
 
 
+@dataclass(frozen=True, slots=True)
+class OpEntry:
+    """An op, its cost, its seconds on the device and to issue it, and what limits it."""
+
+    counted: Counted
+    device: float
+    host: float
+    bound: str
+
+
 class OpTable:
     """Times of a graph's ops, and of others that are asked for, on one device.
 
@@ -89,31 +99,42 @@ class OpTable:
         Its collectives cost the host as any op does, and the device nothing here.
     device : Device
     software : Runtime
+
+    Attributes
+    ----------
+    device : Device
+    counted : tuple of Counted
+        All ops of the graph that compute, with how often they run.
     """
 
     def __init__(self, graph: Graph, device: Device, software: Runtime) -> None:
         self._graph = graph
-        self._device = device
+        self.device = device
         self._software = software
-        self._known: dict[int, tuple[Op, float, float]] = {}
-        self._alike: dict[tuple[object, ...], tuple[float, float]] = {}
-        self.timed = self._time([op for op, _ in graph.ops() if not is_collective(op)])
-        for c, on_device, host in zip(self.timed.counted, self.timed.device, self.timed.host, strict=True):
-            self._known[id(c.op)] = (c.op, float(on_device), float(host))
+        self._alike: dict[tuple[object, ...], OpEntry] = {}
+        computing = [replace(b, ops=tuple(op for op in b.ops if not is_collective(op))) for b in graph.blocks]
+        entries = self._time([block for block in computing if block.ops])
+        self.counted = tuple(entry.counted for entry in entries)
+        self._known = {id(entry.counted.op): entry for entry in entries}
 
     def __call__(self, op: Op) -> tuple[float, float]:
         """Seconds of one call on the device, and to issue it."""
         if is_collective(op):
             return 0.0, self._software.host.op
+        entry = self.entry(op)
+        return entry.device, entry.host
+
+    def entry(self, op: Op) -> OpEntry:
+        """An op that computes, with its times."""
         known = self._known.get(id(op))
         if known is not None:
-            return known[1], known[2]
+            return known
         key = (op.name, *((t.shape, t.dtype, t.strides) for t in op.inputs.values()))
         if key not in self._alike:
-            timed = self._time([op])
-            self._alike[key] = float(timed.device[0]), float(timed.host[0])
+            (self._alike[key],) = self._time([Block(ops=(op,))])
         return self._alike[key]
 
-    def _time(self, ops: list[Op]) -> TimedOps:
-        counted = list(count(replace(self._graph, blocks=(Block(ops=tuple(ops)),)))) if ops else []
-        return time_ops(counted, self._device, self._software)
+    def _time(self, blocks: list[Block]) -> list[OpEntry]:
+        timed = time_ops(list(count(replace(self._graph, blocks=tuple(blocks)))), self.device, self._software)
+        columns = (timed.counted, timed.device.tolist(), timed.host.tolist(), timed.bound)
+        return [OpEntry(*each) for each in zip(*columns, strict=True)]

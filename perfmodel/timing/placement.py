@@ -6,6 +6,7 @@ so on; :attr:`perfmodel.parallel.plan.Plan.order` says which dimension is innerm
 
 from __future__ import annotations
 
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ class PlacedPlan:
     ----------
     pipeline : ndarray of int64, shape [tp * cp * dp, pp]
         The ranks of each pipeline, by pipeline rank.
+    sources : dict of str to str
+        Where the constants of collectives come from (:class:`perfmodel.timing.collectives.CollectiveTime`), by kind
+        of group that has been asked for.
     """
 
     def __init__(self, plan: Plan, cluster: Cluster) -> None:
@@ -40,37 +44,53 @@ class PlacedPlan:
         self.pipeline: Ints = np.array(plan.groups("pp"), dtype=np.int64)
         self._node, self._width, self._kind = _nodes(cluster)
         self._groups: dict[str, tuple[RankGroup, ...]] = {}
+        self._ranks: dict[str, Ints] = {}
+        self._parts: dict[int, Cluster] = {}
         self._times: dict[tuple[str, str, float], float] = {}
+        self.sources: dict[str, str] = {}
 
     def devices(self, pipeline_rank: int) -> tuple[Device, ...]:
         """The kinds of devices that run a pipeline rank; several where its peers are on unlike nodes."""
         kinds = np.unique(self._kind[self.pipeline[:, pipeline_rank]])
         return tuple(self.cluster.groups[kind].node.device for kind in kinds.tolist())
 
-    def time(self, op: str, kind: str, nbytes: float) -> float:
-        """Seconds of a collective in the slowest of the groups of a kind.
+    def time(self, op: str, kind: str, nbytes: float, pipeline_rank: int) -> float:
+        """Seconds of a collective in the slowest of the groups of a kind that a pipeline rank's peers form.
 
         Parameters
         ----------
         op : str
             As :func:`perfmodel.timing.collectives.collective_time` has it.
         kind : str
-            As :meth:`perfmodel.parallel.plan.Plan.groups` has it.
+            As :meth:`perfmodel.parallel.plan.Plan.groups` has it; not ``"pp"``.
         nbytes : float
+        pipeline_rank : int
         """
-        key = (op, kind, nbytes)
+        # On nodes of one kind all pipeline ranks are alike.
+        where = pipeline_rank if self.cluster.mixed else 0
+        key = (op, f"{kind} {where}", nbytes)
         known = self._times.get(key)
         if known is None:
-            groups = self._pairs(kind) if op == "send_recv" else self.groups(kind)
-            known = self._times[key] = max(collective_time(op, nbytes, group).time for group in groups)
+            groups = self._pairs(kind, where) if op == "send_recv" else self.groups(kind, where)
+            known = self._times[key] = self._slowest(op, kind, nbytes, groups)
         return known
 
-    def groups(self, kind: str) -> tuple[RankGroup, ...]:
-        """The groups of a kind, one of each way in which they sit."""
-        known = self._groups.get(kind)
-        if known is None:
-            known = self._groups[kind] = self._distinct(np.array(self.plan.groups(kind), dtype=np.int64))
-        return known
+    def groups(self, kind: str, pipeline_rank: int = 0) -> tuple[RankGroup, ...]:
+        """The groups of a kind that a pipeline rank's peers form, one of each way in which they sit."""
+        name = f"{kind} {pipeline_rank}"
+        if name not in self._groups:
+            self._groups[name] = self._distinct(self._members(kind, pipeline_rank))
+        return self._groups[name]
+
+    def _members(self, kind: str, pipeline_rank: int) -> Ints:
+        """Ranks of each group, shape [groups, ranks]."""
+        if kind not in self._ranks:
+            self._ranks[kind] = np.array(self.plan.groups(kind), dtype=np.int64)
+        members = self._ranks[kind]
+        if not self.cluster.mixed:
+            return members
+        own = np.isin(members[:, 0], self.pipeline[:, pipeline_rank])
+        return members[own]
 
     def transfer(self, sender: int, receiver: int, nbytes: float) -> float:
         """Seconds that a message from one pipeline rank to another takes, in the slowest pipeline."""
@@ -80,15 +100,19 @@ class PlacedPlan:
             name = f"pp {sender} {receiver}"
             if name not in self._groups:
                 self._groups[name] = self._distinct(self.pipeline[:, [sender, receiver]])
-            times = [collective_time("send_recv", nbytes, group).time for group in self._groups[name]]
-            known = self._times[key] = max(times)
+            known = self._times[key] = self._slowest("send_recv", "pp", nbytes, self._groups[name])
         return known
 
-    def _pairs(self, kind: str) -> tuple[RankGroup, ...]:
+    def _slowest(self, op: str, kind: str, nbytes: float, groups: tuple[RankGroup, ...]) -> float:
+        slowest = max((collective_time(op, nbytes, group) for group in groups), key=lambda each: each.time)
+        self.sources[kind] = slowest.source
+        return slowest.time
+
+    def _pairs(self, kind: str, pipeline_rank: int) -> tuple[RankGroup, ...]:
         """Neighbours in the rings of a kind."""
-        name = f"{kind} neighbours"
+        name = f"{kind} {pipeline_rank} neighbours"
         if name not in self._groups:
-            rings = np.array(self.plan.groups(kind), dtype=np.int64)
+            rings = self._members(kind, pipeline_rank)
             pairs = np.stack([rings, np.roll(rings, -1, axis=1)], axis=2).reshape(-1, 2)
             self._groups[name] = self._distinct(pairs)
         return self._groups[name]
@@ -115,11 +139,21 @@ class PlacedPlan:
     def _group(self, members: list[int]) -> RankGroup:
         nodes = self._node[members]
         ids, counts = np.unique(nodes, return_counts=True)
-        if len(ids) == 1:
-            return group_of(self.cluster, members)
         # The other devices of a node are in groups like this one, which use its ports at the same time.
-        width = int(self._width[nodes].min())
-        return group_of(self.cluster, members, concurrent=max(1, width // int(counts.max())))
+        concurrent = max(1, int(self._width[nodes].min()) // int(counts.max())) if len(ids) > 1 else 1
+        kinds = set(self._kind[members].tolist())
+        if not self.cluster.mixed or len(kinds) > 1:
+            return group_of(self.cluster, members, concurrent=concurrent)
+        # Links of other kinds of nodes are none of a group that doesn't reach them.
+        (kind,) = kinds
+        first = int(np.argmax(self._kind == kind))
+        return group_of(self._alike(kind), [member - first for member in members], concurrent=concurrent)
+
+    def _alike(self, kind: int) -> Cluster:
+        """One group of the cluster's nodes by itself."""
+        if kind not in self._parts:
+            self._parts[kind] = replace(self.cluster, groups=(self.cluster.groups[kind],))
+        return self._parts[kind]
 
 
 def _nodes(cluster: Cluster) -> tuple[Ints, Ints, Ints]:

@@ -25,7 +25,7 @@ from perfmodel.hardware.files import index
 from perfmodel.timing.collectives import OPS, collective_times, network_of
 from perfmodel.validation.rows import OK, UNSUPPORTED, Row
 
-__all__ = ["COLUMNS", "Measurement", "cluster_of", "predict_rows", "read_measurements", "timing_of"]
+__all__ = ["COLUMNS", "Measurement", "cluster_of", "nodes_with", "predict_rows", "read_measurements", "timing_of"]
 
 COLUMNS = ("device", "dtype", "op", "ranks", "nodes", "bytes", "latency_us", "library", "source", "topology")
 
@@ -180,7 +180,7 @@ def _node_name(device: str, topology: str) -> str:
     wanted = _TOPOLOGIES[topology]
     found = [
         node
-        for node in _nodes_with(device)
+        for node in nodes_with(device)
         if node.devices > 1 and node.interconnect is not None and (not wanted or node.interconnect.topology in wanted)
     ]
     if not found:
@@ -190,7 +190,7 @@ def _node_name(device: str, topology: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _nodes_with(device: str) -> tuple[Node, ...]:
+def nodes_with(device: str) -> tuple[Node, ...]:
     """Every node of the catalogue with this device; only files that mention it are read."""
     found = []
     for name in index("node", mentioning=device):

@@ -118,12 +118,23 @@ def summarise(rows: Iterable[Row]) -> Summary:
     )
 
 
-def report_dict(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rows and their summary as plain JSON types."""
-    return {"rows": [asdict(row) for row in rows], "summary": asdict(summarise(rows))}
+def report_dict(
+    rows: Sequence[Row], *, summary: Summary | None = None, groups: Mapping[str, Summary] | None = None
+) -> dict[str, Any]:
+    """Rows and a summary as plain JSON types: that of all rows if none is given; those of ``groups`` too, if any."""
+    report: dict[str, Any] = {"rows": [asdict(row) for row in rows], "summary": asdict(summary or summarise(rows))}
+    if groups is not None:
+        report["groups"] = {name: asdict(found) for name, found in groups.items()}
+    return report
 
 
-def write_report(path: str | Path, rows: Sequence[Row]) -> None:
+def write_report(
+    path: str | Path,
+    rows: Sequence[Row],
+    *,
+    summary: Summary | None = None,
+    groups: Mapping[str, Summary] | None = None,
+) -> None:
     """Write :func:`report_dict` as JSON, whole or not at all.
 
     Raises
@@ -131,10 +142,10 @@ def write_report(path: str | Path, rows: Sequence[Row]) -> None:
     FileError
         If it can't be written.
     """
-    report = report_dict(rows)
-    lines = ",\n".join(json.dumps(row, allow_nan=False) for row in report["rows"])
-    summary = json.dumps(report["summary"], allow_nan=False)
-    write_text(Path(path), f'{{"rows": [\n{lines}\n],\n"summary": {summary}}}\n')
+    report = report_dict(rows, summary=summary, groups=groups)
+    lines = ",\n".join(json.dumps(row, allow_nan=False) for row in report.pop("rows"))
+    others = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in report.items())
+    write_text(Path(path), f'{{"rows": [\n{lines}\n],\n{others}}}\n')
 
 
 def summary_table(groups: Mapping[str, Sequence[Row]], total: str = "all") -> str:

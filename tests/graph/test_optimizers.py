@@ -129,6 +129,13 @@ def test_muon_orthogonalises_by_fifteen_products() -> None:
 # -- torch.optim has none --------------------------------------------------------------
 
 
+def test_an_optimizers_products_are_executed_but_none_of_the_models() -> None:
+    muon, plain = step_of("muon"), step_of("sgd")
+    assert muon.flops(phase="optimizer") > 0 == plain.flops(phase="optimizer")
+    assert muon.flops() == plain.flops() + muon.flops(phase="optimizer")
+    assert muon.flops(recompute=False) == plain.flops(recompute=False) == plain.flops(recompute=False, dtype="float32")
+
+
 def problem() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
     return torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)

@@ -89,9 +89,7 @@ def _ops() -> Any:
         "perfmodel::attention", f"(Tensor query, Tensor key, Tensor value, {_ARGUMENTS}) -> (Tensor, Tensor)"
     )
     saved = "Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp"
-    torch.library.define(
-        "perfmodel::attention_backward", f"({saved}, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)"
-    )
+    torch.library.define("perfmodel::attention_backward", f"({saved}, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
     # The fourth result is the gradient of a mask that is trained, such as T5's bias by distance.
     torch.library.define(
         "perfmodel::attention_bias_backward", f"({saved}, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)"
