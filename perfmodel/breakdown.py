@@ -15,7 +15,7 @@ from perfmodel.schedule.step import COMPUTE, StepParts, busy_by_rank, works_of
 from perfmodel.schedule.timed import TimedProgram
 from perfmodel.simulate import Timeline
 from perfmodel.timing.ops import OpEntry
-from perfmodel.timing.stage import accumulation
+from perfmodel.timing.parts import accumulation
 from perfmodel.timing.work import executed_matrix_flops
 
 __all__ = ["SHARES", "action_ends", "breakdown_of", "op_time", "rank_shares", "tables_by_op"]

@@ -10,6 +10,7 @@ import pytest
 
 import perfmodel as pm
 from perfmodel.cli import main
+from perfmodel.graph.capture import OPTIMIZERS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -42,3 +43,8 @@ def test_the_confidence_of_the_catalogue_is_as_told() -> None:
     }
     assert told == dict(found)
     assert f"has {len(pm.device_names())} devices" in README
+
+
+def test_the_models_are_as_many_as_told() -> None:
+    assert re.search(r"^(\d+) models have a name", README, re.M)[1] == str(len(pm.model_names()))
+    assert len(OPTIMIZERS) == 10 and "ten optimizers" in README

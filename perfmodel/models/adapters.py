@@ -231,6 +231,8 @@ def _check(spec: Adapter) -> None:
     for field, value in asdict(spec).items():
         if field in _COUNTS and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UnsupportedError(f"{name}: {field} must be a positive integer, not {value!r}")
+        if field == "targets" and isinstance(value, str):
+            raise UnsupportedError(f"{name}: targets is a tuple of names; write targets=({value!r},)")
         if field == "dropout" and not 0 <= value <= 1:
             raise UnsupportedError(f"{name}: dropout is a share from 0 to 1, not {value!r}")
         if field == "dtype" and value not in (None, *_DTYPES):

@@ -84,17 +84,42 @@ def _output_layers(module: nn.Module) -> set[int]:
     }
 
 
+def _out_of_reach(module: nn.Module) -> list[str]:
+    """Weights of products that no layer of its own holds, such as those of a router and its experts."""
+    held = {id(p) for layer in module.modules() for p in layer.parameters(False) if _has_rules(layer)}
+    return [path for path, p in module.named_parameters() if p.dim() >= 2 and id(p) not in held]
+
+
+def _has_rules(layer: nn.Module) -> bool:
+    convolution = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return _sizes(layer) is not None or convolution or isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
+
+
 def _chosen(module: nn.Module, targets: tuple[str, ...], spec: Adapter) -> list[str]:
     layers = _linear_layers(module)
+    if ALL_LINEAR in targets and targets != (ALL_LINEAR,):
+        raise UnsupportedError(f"targets: {ALL_LINEAR!r} stands alone; name the layers, or give it without others")
     if targets == (ALL_LINEAR,):
+        missed = _out_of_reach(module)
+        if missed:
+            raise UnsupportedError(
+                f"{ALL_LINEAR!r} would leave out {missed[0]} and {len(missed) - 1} more weights that are no linear "
+                "layers (a router's, experts'); name the layers to adapt in targets, or capture a module of peft's"
+            )
         outputs = _output_layers(module)
         chosen = [path for path, layer in layers.items() if id(layer) not in outputs]
     else:
         chosen = [path for path in layers if any(path == end or path.endswith(f".{end}") for end in targets)]
-    if not chosen:
+    unmatched = (
+        []
+        if targets == (ALL_LINEAR,)
+        else [end for end in targets if not any(path == end or path.endswith(f".{end}") for path in layers)]
+    )
+    if unmatched or not chosen:
         names = sorted({path.rpartition(".")[2] for path in layers})
         raise UnsupportedError(
-            f"{type(module).__name__} has no linear layer named {', '.join(targets)} for {type(spec).__name__}; "
+            f"{type(module).__name__} has no linear layer named {', '.join(unmatched or targets)} for "
+            f"{type(spec).__name__}; "
             f"give targets: {', '.join(names) or 'it has no linear layer'}"
         )
     return chosen
@@ -241,6 +266,13 @@ class Linear4bit(nn.Module):
 
 def _quantize(module: nn.Module, spec: QLoRA) -> None:
     outputs = _output_layers(module)
+    held = [path for path, layer in _linear_layers(module).items() if not isinstance(layer, nn.Linear)]
+    missed = [*held, *_out_of_reach(module)]
+    if missed:
+        raise UnsupportedError(
+            f"QLoRA stores nn.Linear layers in four bits, and {missed[0]} (of {len(missed)} others) is none; "
+            "give LoRA, or capture a module that quantises them"
+        )
     for path, layer in _linear_layers(module).items():
         if isinstance(layer, nn.Linear) and id(layer) not in outputs:
             replace_part(

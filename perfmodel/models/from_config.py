@@ -46,11 +46,21 @@ def dims_from_config(config: Mapping[str, Any]) -> ModelDims:
     >>> dims.parameters()
     124439808
     """
+    if "quantization_config" in config:
+        raise UnsupportedError(
+            "quantization_config: a quantised base is captured with adapter=QLoRA(…); remove the entry from the config"
+        )
     if config.get("model_type") not in READERS and isinstance(config.get("text_config"), Mapping):
         config = config["text_config"]
     name = str(config.get("model_type"))
     if name not in READERS:
         raise UnknownNameError("model_type", name, READERS, f"known are {', '.join(sorted(READERS))}")
+    for architecture in config.get("architectures") or ():
+        if architecture.endswith(("SequenceClassification", "TokenClassification", "QuestionAnswering")):
+            raise UnsupportedError(
+                f"architectures: {architecture} has another head than the language model that is captured from a "
+                "config; build it with transformers and capture the module"
+            )
     dims: ModelDims = importlib.import_module(READERS[name]).from_huggingface(config)
     return dims
 

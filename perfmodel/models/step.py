@@ -163,6 +163,10 @@ def capture(
         check_adapter(adapter)
     entry = model if isinstance(model, ModelEntry) else find(model)
     sizes = _sizes(entry, {"batch": batch, "seq": seq_len, "target_seq": target_seq_len})
+    if packing is not None and (entry.dims.family not in ("decoder", "encoder")):
+        raise UnsupportedError(
+            f"packing keeps attention within documents; {entry.name} isn't captured so, leave it out"
+        )
     if packing is not None and packing.seq_len != sizes.get("seq"):
         raise ShapeError(f"rows were packed to {packing.seq_len} tokens, not {sizes.get('seq')}; pack them to seq_len")
     where = _implementation(implementation, entry)

@@ -2,7 +2,7 @@
 
 A rank's actions follow each other in the schedule's order. The main parts of an action are a chain,
 and the chain goes on from action to action; other parts run beside it, in order on their stream
-(:class:`perfmodel.timing.stage.StageWork`). A stage's first part waits for the transfer from the
+(:class:`perfmodel.timing.parts.StageWork`). A stage's first part waits for the transfer from the
 stage before, backward from the stage after. The optimizer waits for everything that its rank sends.
 
 The host issues the actions in the same order, and runs ahead: an action's parts can't start before
@@ -21,7 +21,7 @@ from perfmodel.schedule.build import action_tables
 from perfmodel.schedule.closed_form import has_closed_form, pipeline_time
 from perfmodel.schedule.pipeline import SCHEDULES
 from perfmodel.schedule.tasks import Resource, TaskGraph
-from perfmodel.timing.stage import BEFORE, StageWork
+from perfmodel.timing.parts import BEFORE, StageWork
 
 __all__ = ["COMPUTE", "StepParts", "busy_by_rank", "regular_step", "step_tasks", "works_of"]
 

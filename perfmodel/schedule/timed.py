@@ -19,8 +19,9 @@ from perfmodel.schedule.pipeline import pipeline
 from perfmodel.schedule.step import StepParts
 from perfmodel.symbols import evaluate
 from perfmodel.timing.ops import OpTable
+from perfmodel.timing.parts import LayerTimes, StageWork
 from perfmodel.timing.placement import PlacedPlan
-from perfmodel.timing.stage import LayerTimes, StageActions, StageWork
+from perfmodel.timing.stage import StageActions
 
 __all__ = ["TimedProgram"]
 

@@ -17,7 +17,7 @@ with the last micro-batch's backward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,8 +27,9 @@ from perfmodel.graph.ir import Block, Graph, Op
 from perfmodel.graph.paths import numbered
 from perfmodel.parallel.program import is_collective
 from perfmodel.symbols import evaluate
+from perfmodel.timing.parts import NOTHING, LayerTimes, StageWork, accumulation
 
-__all__ = ["ACTIONS", "CollectiveTimer", "LayerTimes", "OpTimer", "StageActions", "StageWork", "accumulation"]
+__all__ = ["ACTIONS", "CollectiveTimer", "OpTimer", "StageActions"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -43,62 +44,6 @@ CollectiveTimer = Callable[[str, str, float], float]
 
 #: An op to seconds on the device and on the host.
 OpTimer = Callable[[Op], tuple[float, float]]
-
-#: A part that waits for nothing but its stream, and one that waits for what precedes the action.
-NOTHING, BEFORE = -2, -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageWork:
-    """An action as parts in the order in which they are issued.
-
-    Attributes
-    ----------
-    main : ndarray of bool, shape [parts]
-        Whether a part is in the chain of which each link waits for the one before.
-    stream : tuple of str
-        ``"compute"``, or the kind of group that communicates.
-    kind : tuple of str
-        The phase of compute (``"forward"``, …), or the kind of group.
-    label, path : tuple of str
-        What it is called, and the module that it belongs to.
-    duration : ndarray of float64, shape [parts]
-        Seconds.
-    issue : ndarray of int64, shape [parts]
-        Orders the parts of a stream.
-    after : tuple of tuple of int
-        For each part, others that it waits for; :data:`BEFORE` is the main part before the action.
-    busy : mapping of str to float
-        Seconds by kind of the main parts: phases of compute, and kinds of group whose collectives stand between.
-    host, lead : float
-        Seconds the host needs to issue it, and by how much it must be ahead for the device never to wait.
-    """
-
-    main: npt.NDArray[np.bool_]
-    stream: tuple[str, ...]
-    kind: tuple[str, ...]
-    label: tuple[str, ...]
-    path: tuple[str, ...]
-    duration: Floats
-    issue: Ints
-    after: tuple[tuple[int, ...], ...]
-    busy: Mapping[str, float]
-    host: float
-    lead: float
-
-    @property
-    def time(self) -> float:
-        """Seconds of the main parts together: the action's time where nothing holds it up."""
-        return float(self.duration[self.main].sum())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerTimes:
-    """Seconds of a micro-batch's forward and backward: of each layer in order, of what precedes and what follows."""
-
-    layers: tuple[float, ...]
-    before: float
-    after: float
 
 
 @dataclass(slots=True)
@@ -421,21 +366,6 @@ _NCCL_NAMES = {
     "send_recv": "send_recv",
     "broadcast_": "broadcast",
 }
-
-
-def accumulation(op: Op, graph: Graph) -> Iterator[Op]:
-    """What adds the gradients that an op makes to those of the micro-batches before."""
-    made = {ref.storage for ref in op.allocates if graph.storages[ref.storage].role == "gradient"}
-    for tensor in op.outputs:
-        if tensor.storage in made:
-            yield Op(
-                name="aten.add_",
-                phase="backward",
-                module=op.module,
-                inputs={"self": tensor, "other": tensor},
-                outputs=(tensor,),
-                attrs={},
-            )
 
 
 def _label(op: Op) -> str:

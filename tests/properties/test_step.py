@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from perfmodel.schedule import StageTimes, pipeline, pipeline_tasks
 from perfmodel.schedule.step import StepParts, busy_by_rank, regular_step, step_tasks
 from perfmodel.simulate import simulate
-from perfmodel.timing.stage import BEFORE, StageWork
+from perfmodel.timing.parts import BEFORE, StageWork
 
 seconds = st.floats(0.01, 10.0)
 
