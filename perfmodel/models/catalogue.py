@@ -62,11 +62,11 @@ def get(name: str) -> ModelEntry:
     >>> get("meta-llama/Llama-3.1-8B").name
     'llama-3.1-8b'
     """
-    entries, by_name = _load()
+    _, by_name = _load()
     try:
         return by_name[name.lower()]
     except KeyError:
-        raise UnknownNameError("model", name, by_name, f"known are {', '.join(sorted(entries))}") from None
+        raise UnknownNameError("model", name, by_name, "`perfmodel models list` names all") from None
 
 
 def names() -> tuple[str, ...]:
