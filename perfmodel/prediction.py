@@ -211,7 +211,17 @@ class Prediction:
 
         Lanes are the compute, the host, and the communication of each kind; spans carry module paths.
         ``timeline.save("step.json")`` writes a trace for Perfetto. Made anew at each call.
+
+        Raises
+        ------
+        UnsupportedError
+            For a step that was captured with accumulated micro-steps.
         """
+        if self.plan is None and self.micro_steps > 1:
+            raise UnsupportedError(
+                f"{self.model} was captured with {self.micro_steps} accumulated micro-steps, which have no timeline; "
+                "capture one, and predict it with Plan(global_batch=…)"
+            )
         return simulate(step_tasks(self.timed.parts(spelled=True)))
 
     @property

@@ -191,6 +191,31 @@ def test_recompute_trades_time_for_memory(llama: pm.Graph, cluster: pm.Cluster) 
     assert none.hardware_flops < selective.hardware_flops < full.hardware_flops
 
 
+def test_a_compiler_keeps_to_a_planned_recompute(llama: pm.Graph, cluster: pm.Cluster) -> None:
+    for kind in ("none", "full"):
+        eager, compiled = (
+            pm.predict(llama, cluster, pm.Plan(tp=8, sp=True, recompute=kind), runtime=name)
+            for name in ("eager", "compiled")
+        )
+        assert compiled.step_time < eager.step_time
+        assert compiled.memory.peak <= eager.memory.peak
+
+
+def test_accumulated_steps_have_plans_of_their_own(cluster: pm.Cluster) -> None:
+    from tests.graph.modules import TOKENS, Gpt, ids
+
+    often = pm.capture(Gpt(), (ids(), ids()), optimizer="adamw", dynamic_shapes=TOKENS, accumulate=3)
+    with pytest.raises(UnsupportedError, match="3 accumulated micro-steps"):
+        pm.predict(often, cluster, pm.Plan())
+    with pytest.raises(UnsupportedError, match="no timeline"):
+        _ = pm.predict(often, "h100", runtime="eager").timeline
+    once = pm.capture(Gpt(), (ids(), ids()), optimizer="adamw", dynamic_shapes=TOKENS)
+    batch = once.bindings["batch"]
+    planned = pm.predict(once, "h100", pm.Plan(micro_batch=batch, global_batch=3 * batch), runtime="graph-replay")
+    alone = pm.predict(often, "h100", runtime="graph-replay")
+    assert planned.step_time == pytest.approx(alone.step_time, rel=0.02)
+
+
 def test_engines_agree_where_a_closed_form_exists(llama: pm.Graph) -> None:
     cluster = pm.load_cluster("dgx-h100")
     plan = pm.Plan(tp=8, sp=True, global_batch=8)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from perfmodel.errors import CaptureError, UnsupportedError
 from perfmodel.graph.depth import resized, stretches, with_depth
-from perfmodel.graph.fold import fold, unfold
+from perfmodel.graph.fold import fold, refs_of, unfold, with_refs
 from perfmodel.graph.ir import Graph, Op, Ref, Storage, blocks_by_phase
 from perfmodel.graph.paths import layer_of
 from perfmodel.parallel.patterns import matches
@@ -95,7 +95,7 @@ def _rewritten(graph: Graph, recompute: str | int | tuple[str, ...]) -> Graph:
         extended |= plan.inputs
     if not inserts:
         raise UnsupportedError(f"recompute={recompute!r} frees nothing: what it chooses keeps no tensor for backward")
-    ops = _freed_again(steps, inserts, dropped, extended)
+    ops = _second_lives(_freed_again(steps, inserts, dropped, extended), storages)
     return fold(replace(flat, blocks=blocks_by_phase(ops), storages=tuple(storages), trace=None))
 
 
@@ -225,6 +225,26 @@ def _freed_again(steps: Sequence[Op], inserts: dict[int, list[Op]], dropped: set
         if frees != op.frees:
             ops[position] = replace(op, frees=frees)
     return ops
+
+
+def _second_lives(ops: Sequence[Op], storages: list[Storage]) -> list[Op]:
+    """What backward makes again is in storages of its own, so that each has one life."""
+    forward, again = (
+        {ref.storage for op in ops if op.phase == phase for ref in op.allocates} for phase in ("forward", "recompute")
+    )
+    copies: dict[int, int] = {}
+    for number in sorted(forward & again):
+        source = storages[number] = replace(storages[number], role="temporary")
+        copies[number] = len(storages)
+        storages.append(replace(source, name=f"{source.name}:again"))
+
+    def place(ref: Ref) -> Ref:
+        return ref._replace(storage=copies.get(ref.storage, ref.storage))
+
+    def touches(op: Op) -> bool:
+        return any(ref.storage in copies for ref in refs_of(op))
+
+    return [with_refs(op, place, op.module) if op.phase != "forward" and touches(op) else op for op in ops]
 
 
 def _freed_too_early(ops: Sequence[Op], last: dict[int, int], freed: set[int]) -> set[int]:

@@ -31,6 +31,8 @@ __all__ = ["RunRow", "predict_runs", "scored"]
 _GB = 1e9
 #: Grades of runs whose fields are good enough to score.
 _SCORED_QUALITY = ("A", "B")
+#: Words for software whose Adam is one fused kernel (apex, or the same in TransformerEngine and DeepSpeed).
+_FUSED_OPTIMIZER = ("apex", "megatron", "transformerengine", "deepspeed", "distributed optimizer", "fusedadam")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,19 +241,28 @@ def _chosen(choice: Choice, plan: Plan, *, fits: bool) -> str:
 
 def _software(record: Record, device: Device, optimizer: str | None) -> tuple[Runtime, list[str]]:
     notes = []
-    told = (record.runtime_note or "").lower()
+    told = " ".join(filter(None, (record.runtime_note, record.optimizer, record.precision_note))).lower()
     compiled = record.runtime.compile or (record.runtime.compile is None and "xla" in told)
     name = "compiled" if compiled and "compiled" in device.runtimes else device.runtimes[0]
     if record.flash_attention is None:
         notes.append("kind of attention not stated: fused is taken")
-    return _runtime(name, record.flash_attention is False, optimizer is None or optimizer in FUSED_KERNELS), notes
+    fused = any(words in told for words in _FUSED_OPTIMIZER)
+    return _runtime(
+        name, record.flash_attention is False, fused, optimizer is None or optimizer in FUSED_KERNELS
+    ), notes
 
 
 @lru_cache(maxsize=32)
-def _runtime(name: str, unfused: bool, has_fused_optimizer: bool) -> Runtime:
+def _runtime(name: str, unfused_attention: bool, fused_optimizer: bool, can_fuse: bool) -> Runtime:
     runtime = load_runtime(name)
-    if unfused:
-        runtime = dataclasses.replace(runtime, name=f"{runtime.name}, attention unfused", attention="unfused")
-    if runtime.optimizer == "fused" and not has_fused_optimizer:
-        runtime = dataclasses.replace(runtime, name=f"{runtime.name}, optimizer as captured", optimizer="as-captured")
-    return runtime
+    told = [runtime.name]
+    if unfused_attention:
+        runtime = dataclasses.replace(runtime, attention="unfused")
+        told.append("attention unfused")
+    kind = "fused" if fused_optimizer else runtime.optimizer
+    if kind == "fused" and not can_fuse:
+        kind = "as-captured"
+    if kind != runtime.optimizer:
+        runtime = dataclasses.replace(runtime, optimizer=kind)
+        told.append(f"optimizer {kind}")
+    return dataclasses.replace(runtime, name=", ".join(told))

@@ -380,6 +380,25 @@ def test_runs_are_predicted_on_one_device_and_on_several(tmp_path):
     assert lost.predicted_s is None and lost.error is None
 
 
+def test_the_software_is_what_the_words_say(tmp_path):
+    runs = [
+        changed(id="plain"),
+        changed(id="megatron", runtime_note="Megatron-DeepSpeed fused CUDA kernels"),
+        changed(id="unfused", flash_attention=False),
+        changed(id="xla", runtime_note="XLA jit", flash_attention=None),
+        changed(id="compiled", runtime__compile=True),
+        changed(id="lamb", runtime__compile=True, optimizer="LAMB"),
+    ]
+    rows = {each.id: each for each in predict_runs(read_runs([file_of(tmp_path, *runs)]))}
+    assert {each.status for each in rows.values()} == {"ok"}, rows
+    # A fused kernel keeps its temporaries in registers.
+    assert rows["megatron"].predicted_memory_gb < rows["plain"].predicted_memory_gb
+    # Scores of 2 sequences, 4 heads and 128 x 128 keys in each of two layers.
+    assert rows["unfused"].predicted_memory_gb > rows["plain"].predicted_memory_gb
+    assert rows["xla"].predicted_s == rows["compiled"].predicted_s != rows["plain"].predicted_s
+    assert rows["xla"].notes == "kind of attention not stated: fused is taken"
+
+
 def test_of_several_plans_the_fastest_that_fits_is_taken(tmp_path):
     runs = [
         changed(id="none"),
