@@ -112,7 +112,7 @@ def _chosen(module: nn.Module, targets: tuple[str, ...], spec: Adapter) -> list[
         chosen = [path for path in layers if any(path == end or path.endswith(f".{end}") for end in targets)]
     unmatched = (
         []
-        if targets == (ALL_LINEAR,)
+        if targets in ((ALL_LINEAR,), _QUERY_AND_VALUE, _RESULTS)  # the last two name what some models have
         else [end for end in targets if not any(path == end or path.endswith(f".{end}") for path in layers)]
     )
     if unmatched or not chosen:

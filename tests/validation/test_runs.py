@@ -391,8 +391,8 @@ def test_the_software_is_what_the_words_say(tmp_path):
     ]
     rows = {each.id: each for each in predict_runs(read_runs([file_of(tmp_path, *runs)]))}
     assert {each.status for each in rows.values()} == {"ok"}, rows
-    # A fused kernel keeps its temporaries in registers.
-    assert rows["megatron"].predicted_memory_gb < rows["plain"].predicted_memory_gb
+    # One kernel instead of several.
+    assert rows["megatron"].predicted_s < rows["plain"].predicted_s
     # Scores of 2 sequences, 4 heads and 128 x 128 keys in each of two layers.
     assert rows["unfused"].predicted_memory_gb > rows["plain"].predicted_memory_gb
     assert rows["xla"].predicted_s == rows["compiled"].predicted_s != rows["plain"].predicted_s
